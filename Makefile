@@ -1,0 +1,28 @@
+# A thin layer over the plain tools; after `make setup` they work by themselves: eval "$(make env)"
+STACK ?= dev
+NUMINST ?=
+ARGS ?=
+ENV = eval "$$(setup/env)"
+
+.PHONY: help setup up preview status down test env
+help:
+	@echo 'make up [STACK=dev] [NUMINST=N]   machine ready, stack up, status'
+	@echo 'make status | preview | down      [STACK=dev]'
+	@echo 'make test [ARGS="-m unit"]        all checks and tests'
+	@echo 'eval "$$(make env)"                the environment for pulumi, kubectl and pytest'
+setup:
+	@setup/setup
+up: setup
+	@setup/stack up '$(STACK)' '$(NUMINST)'
+	@$(MAKE) --no-print-directory status
+preview: setup
+	@setup/stack preview '$(STACK)'
+status:
+	@$(ENV) && PULUMI_STACK='$(STACK)' python status.py
+down:
+	@setup/stack down '$(STACK)'
+test:
+	@setup/setup --tests
+	@$(ENV) && setup/checks && pytest $(ARGS)
+env:
+	@setup/env

@@ -1,0 +1,150 @@
+"""Writes what bench/floor.sh feeds its machines: the step scripts and the manifests, for one fixed set of addresses.
+
+usage: python -m bench.inputs DIR NUMINST   (DIR holds keys.json and certificate.json)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components import render
+from components.cluster import PACKAGES
+from components.hosts import SCRIPTS, script
+from components.pins import PINS
+
+SUBNET = IPv4Network("172.30.93.0/24")
+NODES = dict(zip(("master", "worker1", "worker2"), (SUBNET[2], SUBNET[3], SUBNET[4]), strict=True))
+REGISTRY = f"{NODES['master']}:5000"
+POD_CIDR = IPv4Network("10.244.0.0/16")
+MAC = "DE:AD:BE:EF:01:41"
+
+
+def main(folder: Path, count: int) -> None:
+    keys = json.loads((folder / "keys.json").read_text())
+    made = json.loads((folder / "certificate.json").read_text())
+    login = {"host": REGISTRY, "user": "spdk-k8s", "password": made["password"], "tls": True}
+
+    def write(name: str, step: str, values: dict[str, str]) -> None:
+        (folder / f"{name}.sh").write_text(script(step, values))
+
+    write("registry", "registry", {
+        "CONFIG": render.registry_config(port=5000, tls=True), "CERTIFICATE": made["certificate"], "KEY": made["key"],
+        "CA": made["ca"], "USER_NAME": "spdk-k8s", "PASSWORD": made["password"], "PORT": "5000",
+        "URL": f"https://{REGISTRY}",
+    })  # fmt: skip
+    for i, (name, address) in enumerate(NODES.items()):
+        write(f"{name}-node", "node", {
+            "REGISTRY": REGISTRY, "REGISTRY_CA": made["ca"], "PACKAGES": PACKAGES, "NODE_IP": str(address),
+            "REGISTRY_HOSTS": render.registry_hosts(f"https://{REGISTRY}", **login),
+            "BUNDLE": f"{REGISTRY}/node-bundle:floor", "PAUSE": f"{REGISTRY}/pause:{PINS['PAUSE']}",
+            "CNI_CONFIG": render.cni_config(POD_CIDR, i), "ROUTES": render.routes(POD_CIDR, list(NODES.values()), i),
+        })  # fmt: skip
+    write("control-plane", "control_plane", {
+        "NODE": "master",
+        "CONFIG": render.kubeadm_init(
+            version=PINS["KUBERNETES"], repository=REGISTRY, address=NODES["master"], pod_cidr=POD_CIDR,
+            service_cidr=IPv4Network("10.96.0.0/16"), in_container=True,
+        ),
+    })  # fmt: skip
+    write("vm", "worker_vm", {
+        "REGISTRY": REGISTRY, "GUEST": f"{REGISTRY}/guest:floor", "BUNDLE": f"{REGISTRY}/node-bundle:floor",
+        "PRELOAD": " ".join([
+            f"{REGISTRY}/kube-proxy:v{PINS['KUBERNETES']}", f"{REGISTRY}/pause:{PINS['PAUSE']}",
+            f"{REGISTRY}/{render.VIDEO}:floor",
+        ]),
+        "MEDIA_IMAGE": f"{REGISTRY}/media:floor", "MEDIA_DIR": "/srv/media", "DISK_GIB": "8", "ACCEL": "auto",
+        "QEMU_ARGS": "\n".join(
+            render.qemu_args(vcpus=2, memory_mib=2048, mac=MAC, tap="tap0", disk_slots=32, vnc=None)
+        ),
+        "USER_DATA": render.cloud_init_user_data(
+            hostname="worker2", authorized_key=keys["client"]["public"],
+            host_private=keys["worker2"]["private"], host_public=keys["worker2"]["public"],
+            nameservers=[str(NODES["worker1"])],
+        ),
+        "META_DATA": render.cloud_init_meta_data(hostname="worker2"),
+        "NETWORK_CONFIG": render.cloud_init_network(
+            mac=MAC, address=NODES["worker2"], prefix=24, gateway=SUBNET[1]
+        ),
+        "QUEUES": "1", "SOCKETS": render.SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "NIC": "eth0",
+        "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
+        "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
+    })  # fmt: skip
+    for i in range(count):
+        write(f"disk-{i}", "vm_disk", {"ORDINAL": str(i)})
+    (folder / "vhost.yaml").write_text(yaml.safe_dump_all(vhost(count)))
+    (folder / "video.yaml").write_text(yaml.safe_dump_all(video(count)))
+
+
+def vhost(count: int) -> list[dict[str, Any]]:
+    mounts = [
+        {"name": "config", "mountPath": "/etc/vhost"}, {"name": "sockets", "mountPath": render.SOCKETS},
+        {"name": "disks", "mountPath": "/disks"}, {"name": "run", "mountPath": "/run/vhost"},
+    ]  # fmt: skip
+    image = f"{REGISTRY}/{render.VHOST}:floor"
+    config = render.vhost_config(numinst=count, disk_mib=128, block_size=4096, queues=1)
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": render.NAMESPACE}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": render.VHOST, "namespace": render.NAMESPACE},
+         "data": {"vhost.json": config}},
+        {"apiVersion": "apps/v1", "kind": "Deployment",
+         "metadata": {"name": render.VHOST, "namespace": render.NAMESPACE},
+         "spec": {"selector": {"matchLabels": {"app": render.VHOST}},
+                  "template": {"metadata": {"labels": {"app": render.VHOST}},
+                               "spec": {"nodeSelector": {"type1": "worker1"},
+                                        "containers": [
+                                            {"name": "vhost", "image": image, "volumeMounts": mounts},
+                                            {"name": "reconcile", "image": image, "volumeMounts": mounts,
+                                             "command": ["/usr/local/bin/reconcile"]}],
+                                        "volumes": [
+                                            {"name": "config", "configMap": {"name": render.VHOST}},
+                                            {"name": "sockets", "hostPath": {"path": render.SOCKETS}},
+                                            {"name": "disks", "emptyDir": {"medium": "Memory"}},
+                                            {"name": "run", "emptyDir": {"medium": "Memory"}}]}}}},
+    ]  # fmt: skip
+
+
+def video(count: int) -> list[dict[str, Any]]:
+    node = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "type1", "operator": "In", "values": ["worker2"]}]}]}
+    volumes: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"vhost-{i}"},
+         "spec": {"storageClassName": "vhost-disks", "capacity": {"storage": "128Mi"}, "accessModes": ["ReadWriteOnce"],
+                  "claimRef": {"namespace": render.NAMESPACE, "name": f"{render.CLAIM}-{render.VIDEO}-{i}"},
+                  "local": {"path": render.disk_path(i), "fsType": "ext4"}, "nodeAffinity": {"required": node}}}
+        for i in range(count)
+    ]  # fmt: skip
+    container = {
+        "name": "video", "image": f"{REGISTRY}/{render.VIDEO}:floor",
+        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        "resources": {"requests": {"cpu": "400m"}, "limits": {"cpu": "500m"}},
+        "volumeMounts": [{"name": render.CLAIM, "mountPath": "/data"}, {"name": "media", "mountPath": "/media"},
+                         {"name": "tmp", "mountPath": "/tmp"}],
+    }  # fmt: skip
+    claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": "vhost-disks",
+             "resources": {"requests": {"storage": "128Mi"}}}  # fmt: skip
+    return [
+        {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "vhost-disks"},
+         "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"},
+        *volumes,
+        {"apiVersion": "apps/v1", "kind": "StatefulSet",
+         "metadata": {"name": render.VIDEO, "namespace": render.NAMESPACE},
+         "spec": {"replicas": count, "serviceName": render.VIDEO, "podManagementPolicy": "Parallel",
+                  "selector": {"matchLabels": {"app": render.VIDEO}},
+                  "template": {"metadata": {"labels": {"app": render.VIDEO}},
+                               "spec": {"nodeSelector": {"type1": "worker2"}, "hostNetwork": True,
+                                        "securityContext": {"runAsUser": 10001, "fsGroup": 10001},
+                                        "containers": [container],
+                                        "volumes": [{"name": "media", "hostPath": {"path": "/srv/media"}},
+                                                    {"name": "tmp", "emptyDir": {}}]}},
+                  "volumeClaimTemplates": [{"metadata": {"name": render.CLAIM}, "spec": claim}]}},
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

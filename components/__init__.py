@@ -1,0 +1,1 @@
+"""Component resources of spdk-k8s, one file each."""

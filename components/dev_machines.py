@@ -1,0 +1,133 @@
+"""The dev stack's machines: containers that boot systemd and sshd on a Docker network of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+import pulumi
+import pulumi_docker as docker
+from pulumi_command import local
+
+from components.hosts import SCRIPTS, Host
+from components.images import content_tag
+
+
+class DevMachines(pulumi.ComponentResource):
+    """One container for each of `containers`, and a key for each of `machines` (the VM gets its key from here too).
+
+    hosts: name -> Host of the containers. keys: name -> {"private", "public"}, secret.
+    """
+
+    hosts: dict[str, Host]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        subnet: IPv4Network,
+        gateway: IPv4Address,
+        containers: Mapping[str, IPv4Address],
+        guests: Mapping[str, IPv4Address],
+        base_image: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("spdk-k8s:index:DevMachines", name, None, opts)
+        project = f"spdk-k8s-{pulumi.get_stack()}"
+        child = pulumi.ResourceOptions(parent=self)
+
+        preflight = local.Command(
+            f"{name}-preflight",
+            create=f"exec {SCRIPTS / 'preflight_local.sh'} {subnet} {project}",
+            logging=local.Logging.STDERR,
+            add_previous_output_in_env=False,
+            opts=child,
+        )
+        names = [*containers, *guests]
+        keys = local.Command(
+            f"{name}-keys",
+            create=f"exec {SCRIPTS / 'keys.sh'} client {' '.join(names)}",
+            logging=local.Logging.NONE,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight], additional_secret_outputs=["stdout"]),
+        )
+        self._keys = pulumi.Output.secret(keys.stdout).apply(json.loads)
+
+        tag = content_tag("node", base_image, "machine")
+        image = docker.Image(
+            f"{name}-image",
+            image_name=f"spdk-k8s/machine:{tag}",
+            build=docker.DockerBuildArgs(
+                context="images/node",
+                dockerfile="images/node/Dockerfile",
+                target="machine",
+                platform="linux/amd64",
+                args={"BASE": base_image},
+            ),
+            skip_push=True,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
+        )
+        network = docker.Network(
+            f"{name}-network",
+            name=project,
+            ipam_configs=[docker.NetworkIpamConfigArgs(subnet=str(subnet), gateway=str(gateway))],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
+        )
+        self.hosts = {}
+        for machine, address in containers.items():
+            volume = docker.Volume(f"{machine}-var", name=f"{project}-{machine}-var", opts=child)
+            container = docker.Container(
+                machine,
+                name=f"{project}-{machine}",
+                hostname=machine,
+                image=image.image_name,
+                privileged=True,
+                cgroupns_mode="private",
+                restart="unless-stopped",
+                tmpfs={"/run": "", "/tmp": ""},
+                # containerd's overlays cannot lie on an overlay
+                volumes=[docker.ContainerVolumeArgs(volume_name=volume.name, container_path="/var")],
+                networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.name, ipv4_address=str(address))],
+                # systemd 256 and later want to be told that cgroup v1 is meant
+                envs=["SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"],
+                uploads=[
+                    docker.ContainerUploadArgs(
+                        file="/root/.ssh/authorized_keys",
+                        content=self.key("client", "public"),
+                        permissions="0600",
+                    ),
+                    docker.ContainerUploadArgs(
+                        file="/etc/ssh/ssh_host_ed25519_key",
+                        content=self.key(machine, "private"),
+                        permissions="0600",
+                    ),
+                ],
+                must_run=True,
+                opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+            )
+            host = self.host(machine, address, container, after=[container])
+            booted = host.run(f"{machine}-ready", "ready", parent=self, undo=False)
+            self.hosts[machine] = replace(host, after=[booted])
+        self.register_outputs({})
+
+    def key(self, name: str, part: str) -> pulumi.Output[str]:
+        """Half of a key pair ("private" or "public"), secret. "client" is the stack's own."""
+        return self._keys.apply(lambda k: str(k[name][part]))
+
+    def host(
+        self,
+        name: str,
+        address: IPv4Address,
+        machine: pulumi.Resource | None,
+        after: list[pulumi.Resource] | None = None,
+    ) -> Host:
+        return Host(
+            name=name,
+            address=str(address),
+            host_key=self.key(name, "public"),
+            private_key=self.key("client", "private"),
+            deleted_with=machine,
+            after=after or [],
+        )

@@ -1,0 +1,318 @@
+"""Pure functions from settings to the text of files that machines and pods read. No provider SDK, no I/O."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import yaml
+
+# Names of the original.
+VHOST = "cb-vhost-p0"
+VIDEO = "app-vs-p2"
+CLAIM = "disk"  # a video pod's claim: disk-app-vs-p2-0
+NAMESPACE = "spdk-k8s"
+
+SOCKETS = "/var/tmp"  # vhost.0, vhost.1, … as in the original
+RUN = "/run/spdk-k8s"
+VM_DIR = "/var/lib/spdk-k8s/vm"
+PATCHES = "/etc/kubernetes/patches"
+
+# Slots 1-7 of pcie.0 carry the VM's fixed devices; root ports take 8 functions a slot from here on: 128 end at slot 23.
+FIRST_PORT_SLOT = 8
+
+
+def _yaml(*documents: Mapping[str, Any]) -> str:
+    return "---\n".join(yaml.safe_dump(d, sort_keys=False) for d in documents)
+
+
+# --- disk identity: one place for QEMU and the guest alike -----------------------------------------------------------
+
+
+def root_port(ordinal: int) -> str:
+    """PCI address on pcie.0 of instance `ordinal`'s root port, in QEMU's form: slot.function, hexadecimal."""
+    return f"0x{FIRST_PORT_SLOT + ordinal // 8:x}.{ordinal % 8}"
+
+
+def disk_path(ordinal: int) -> str:
+    """Block device of instance `ordinal` inside the VM.
+
+    Root ports are the only bridges; firmware numbers buses in the order of their addresses: port i leads to bus i+1.
+    """
+    return f"/dev/disk/by-path/pci-0000:{ordinal + 1:02x}:00.0"
+
+
+def socket_path(ordinal: int) -> str:
+    """vhost-user socket of instance `ordinal` on worker1."""
+    return f"{SOCKETS}/vhost.{ordinal}"
+
+
+# --- registry --------------------------------------------------------------------------------------------------------
+
+
+def registry_config(*, port: int, tls: bool) -> str:
+    """config.yml of the distribution registry."""
+    http: dict[str, Any] = {"addr": f":{port}", "headers": {"X-Content-Type-Options": ["nosniff"]}}
+    if tls:
+        http["tls"] = {
+            "certificate": "/etc/docker/registry/server.crt",
+            "key": "/etc/docker/registry/server.key",
+        }
+    return _yaml(
+        {
+            "version": 0.1,
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": "/var/lib/docker-registry"},
+                "delete": {"enabled": True},
+                "cache": {"blobdescriptor": "inmemory"},
+            },
+            "http": http,
+            "auth": {"htpasswd": {"realm": "spdk-k8s", "path": "/etc/docker/registry/htpasswd"}},
+        }
+    )
+
+
+def registry_hosts(url: str, *, host: str, user: str, password: str, tls: bool) -> str:
+    """containerd's hosts.toml for the private registry: where it is, whom to trust, the login. A secret."""
+    login = base64.b64encode(f"{user}:{password}".encode()).decode()
+    ca = f'  ca = "/etc/containerd/certs.d/{host}/ca.crt"\n' if tls else ""
+    return (
+        f'server = "{url}"\n\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n{ca}'
+        f'  [host."{url}".header]\n    Authorization = ["Basic {login}"]\n'
+    )
+
+
+# --- cluster ---------------------------------------------------------------------------------------------------------
+
+
+def pod_subnet(pod_cidr: IPv4Network, node: int) -> IPv4Network:
+    """The /24 of node number `node` (0 = master): fixed here, so that routes are known before any node joins."""
+    return list(pod_cidr.subnets(new_prefix=24))[node]
+
+
+def cni_config(pod_cidr: IPv4Network, node: int) -> str:
+    """CNI list of one node: a bridge with the node's own /24."""
+    subnet = pod_subnet(pod_cidr, node)
+    return json.dumps(
+        {
+            "cniVersion": "1.0.0",
+            "name": "spdk-k8s",
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": "cni0",
+                    "isGateway": True,
+                    "ipMasq": False,
+                    "hairpinMode": True,
+                    "ipam": {
+                        "type": "host-local",
+                        "ranges": [[{"subnet": str(subnet)}]],
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
+                },
+                {"type": "portmap", "capabilities": {"portMappings": True}},
+            ],
+        },
+        indent=2,
+    )
+
+
+def routes(pod_cidr: IPv4Network, nodes: Sequence[IPv4Address], node: int) -> str:
+    """Shell of one node's routes to the other nodes' pods, and masquerading of pods that leave the cluster."""
+    lines = [
+        f"ip route replace {pod_subnet(pod_cidr, other)} via {address}"
+        for other, address in enumerate(nodes)
+        if other != node
+    ]
+    own = pod_subnet(pod_cidr, node)
+    return "\n".join(
+        [
+            "set -e",
+            *lines,
+            "nft -f - <<'EOF'",
+            "table ip spdk-k8s",
+            "delete table ip spdk-k8s",
+            "table ip spdk-k8s {",
+            "  chain postrouting {",
+            "    type nat hook postrouting priority srcnat; policy accept;",
+            f"    ip saddr {own} ip daddr != {pod_cidr} masquerade",
+            "  }",
+            "}",
+            "EOF",
+        ]
+    )
+
+
+def kubeadm_init(
+    *,
+    version: str,
+    repository: str,
+    address: IPv4Address,
+    pod_cidr: IPv4Network,
+    service_cidr: IPv4Network,
+    in_container: bool,
+) -> str:
+    """kubeadm v1beta4: InitConfiguration, ClusterConfiguration, KubeletConfiguration, KubeProxyConfiguration."""
+    proxy: dict[str, Any] = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+    }
+    if in_container:  # conntrack's limits belong to the machine below
+        proxy["conntrack"] = {"maxPerCore": 0, "min": 0}
+    return _yaml(
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "InitConfiguration",
+            "localAPIEndpoint": {"advertiseAddress": str(address), "bindPort": 6443},
+            "nodeRegistration": _node_registration("master", in_container),
+            "patches": {"directory": PATCHES},
+        },
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "ClusterConfiguration",
+            "clusterName": "spdk-k8s",
+            "kubernetesVersion": f"v{version}",
+            "imageRepository": repository,
+            "networking": {"podSubnet": str(pod_cidr), "serviceSubnet": str(service_cidr)},
+            # each node's pod subnet is fixed by the program: see pod_subnet
+            "controllerManager": {"extraArgs": [{"name": "allocate-node-cidrs", "value": "false"}]},
+        },
+        {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "serverTLSBootstrap": False,
+            # a ConfigMap's change reaches the vhost pod within seconds
+            "syncFrequency": "10s",
+            # and `make status` shows how full the disks are, not how full they were
+            "volumeStatsAggPeriod": "10s",
+        },
+        proxy,
+    )
+
+
+def kubeadm_join(*, node: str, api_server: str, ca_hash: str, in_container: bool) -> str:
+    """kubeadm v1beta4 JoinConfiguration; scripts/join.sh puts the token in place of @TOKEN@."""
+    return _yaml(
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "JoinConfiguration",
+            "discovery": {
+                "bootstrapToken": {
+                    "token": "@TOKEN@",
+                    "apiServerEndpoint": api_server,
+                    "caCertHashes": [ca_hash],
+                }
+            },
+            "nodeRegistration": _node_registration(node, in_container),
+            "patches": {"directory": PATCHES},
+        }
+    )
+
+
+def _node_registration(node: str, in_container: bool) -> dict[str, Any]:
+    registration: dict[str, Any] = {"name": node, "criSocket": "unix:///run/containerd/containerd.sock"}
+    if in_container:  # kernel config, swap and cgroups are the outer machine's
+        registration["ignorePreflightErrors"] = ["SystemVerification", "Swap"]
+    return registration
+
+
+# --- vhost -----------------------------------------------------------------------------------------------------------
+
+
+def vhost_config(*, numinst: int, disk_mib: int, block_size: int, queues: int) -> str:
+    """What the vhost pod serves, as JSON: one disk and one vhost-user-blk export for each instance."""
+    return json.dumps(
+        {
+            "blockSize": block_size,
+            "queues": queues,
+            "disks": [{"name": f"vhost.{i}", "socket": socket_path(i), "mib": disk_mib} for i in range(numinst)],
+        },
+        indent=1,
+    )
+
+
+# --- worker VM -------------------------------------------------------------------------------------------------------
+
+
+def qemu_args(*, vcpus: int, memory_mib: int, mac: str, tap: str, disk_slots: int, vnc: str | None) -> list[str]:
+    """QEMU's arguments, one word each; worker_vm.sh puts the accelerator's in place of @ACCEL@.
+
+    No vhost disk is named here: vm-disks plugs them into the root ports, at every start and when N grows.
+    """
+    args = [
+        "-machine", "q35,memory-backend=mem,smm=off", "@ACCEL@",
+        "-smp", str(vcpus), "-m", str(memory_mib),
+        # vhost-user targets map the guest's memory: it must be shareable
+        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on",
+        "-nodefaults", "-no-user-config", "-display", "none",
+        "-kernel", f"{VM_DIR}/vmlinuz", "-initrd", f"{VM_DIR}/initrd",
+        "-append", "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 ds=nocloud",
+        "-serial", f"file:{VM_DIR}/console.log",
+        "-chardev", f"socket,id=qmp,path={RUN}/vm.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+        "-drive", f"file={VM_DIR}/root.img,if=none,id=root,format=raw,cache=writeback,discard=unmap",
+        "-device", "virtio-blk-pci,drive=root,addr=0x1,serial=root",
+        "-drive", f"file={VM_DIR}/containers.img,if=none,id=containers,format=raw,cache=writeback,discard=unmap",
+        "-device", "virtio-blk-pci,drive=containers,addr=0x2,serial=containers",
+        "-blockdev", f"driver=vvfat,node-name=seed,dir={VM_DIR}/seed,label=CIDATA,read-only=on",
+        "-device", "virtio-blk-pci,drive=seed,addr=0x3,serial=seed",
+        "-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no",
+        "-device", f"virtio-net-pci,netdev=net,mac={mac},addr=0x4",
+        "-chardev", f"socket,id=media,path={RUN}/media.sock",
+        "-device", "vhost-user-fs-pci,chardev=media,tag=host0,addr=0x5",
+        "-device", "virtio-rng-pci,addr=0x6",
+    ]  # fmt: skip
+    for i in range(disk_slots):
+        multifunction = ",multifunction=on" if i % 8 == 0 else ""
+        args += [
+            "-device",
+            f"pcie-root-port,id=port-{i},bus=pcie.0,addr={root_port(i)},chassis={i + 1},io-reserve=0{multifunction}",
+        ]
+    if vnc:
+        args += ["-vnc", vnc, "-device", "VGA,addr=0x7"]
+    return args
+
+
+def cloud_init_user_data(
+    *, hostname: str, authorized_key: str, host_private: str, host_public: str, nameservers: Sequence[str]
+) -> str:
+    """NoCloud user-data: the VM's name and keys. A secret: it carries the VM's host key."""
+    return "#cloud-config\n" + _yaml(
+        {
+            "hostname": hostname,
+            "fqdn": hostname,
+            "users": [],  # root only
+            "ssh_deletekeys": False,
+            "ssh_keys": {"ed25519_private": host_private, "ed25519_public": host_public},
+            "ssh_authorized_keys": [authorized_key],
+            "write_files": [
+                {"path": "/etc/hosts", "content": f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n"},
+                # kubelet hands it to pods and will not start one without it
+                {"path": "/etc/resolv.conf", "content": "".join(f"nameserver {n}\n" for n in nameservers)},
+            ],
+        }
+    )
+
+
+def cloud_init_meta_data(*, hostname: str) -> str:
+    return _yaml({"instance-id": f"spdk-k8s-{hostname}", "local-hostname": hostname})
+
+
+def cloud_init_network(*, mac: str, address: IPv4Address, prefix: int, gateway: IPv4Address) -> str:
+    """Network config v2 of the VM's one card."""
+    return _yaml(
+        {
+            "version": 2,
+            "ethernets": {
+                "eth0": {  # its one card; net.ifnames=0 on the kernel's command line
+                    "match": {"macaddress": mac.lower()},
+                    "addresses": [f"{address}/{prefix}"],
+                    "routes": [{"to": "0.0.0.0/0", "via": str(gateway)}],
+                }
+            },
+        }
+    )

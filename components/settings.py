@@ -1,0 +1,368 @@
+"""Stack config -> frozen models. Every rule about values lives here; nothing here imports a provider SDK."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+NAMESPACE = "spdk-k8s"
+MAX_INSTANCES = 128
+
+
+class ConfigError(ValueError):
+    """The config breaks a rule. `problems` holds every broken one, each with its key, value, rule and remedy."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__(
+            "the stack's config cannot be used; nothing was started:\n" + "\n".join(f"  - {p}" for p in problems)
+        )
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=to_camel, populate_by_name=True)
+
+
+def _network(value: object) -> object:
+    return IPv4Network(value) if isinstance(value, str) else value
+
+
+def _address(value: object) -> object:
+    return IPv4Address(value) if isinstance(value, str) else value
+
+
+Network = Annotated[IPv4Network, BeforeValidator(_network)]
+Address = Annotated[IPv4Address, BeforeValidator(_address)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Cpu = Annotated[str, Field(pattern=r"^[1-9][0-9]*m?$")]
+
+
+class Containers(Model):
+    """The dev stack's machines: containers on a Docker network of their own."""
+
+    kind: Literal["containers"] = "containers"
+    subnet: Network = IPv4Network("172.30.97.0/24")
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return self.subnet[1]
+
+    @property
+    def addresses(self) -> dict[str, IPv4Address]:
+        """Node name -> address."""
+        return {"master": self.subnet[2], "worker1": self.subnet[3], "worker2": self.subnet[4]}
+
+
+class SshHost(Model):
+    """A machine that exists already."""
+
+    address: Address
+    user: str = "root"
+    port: Port = 22
+    host_key: str = Field(pattern=r"^(ssh-|ecdsa-)\S+ \S+")
+    private_key: str = Field(repr=False)
+    nic: str = ""
+    """Network card that carries `address`; empty: the one with the default route."""
+
+
+class SshGuest(Model):
+    """The worker VM's place in the hosts' network."""
+
+    address: Address
+    gateway: Address
+    prefix: Annotated[int, Field(ge=8, le=30)] = 24
+
+
+class Ssh(Model):
+    """The lab stack's machines: existing hosts reached by SSH."""
+
+    kind: Literal["ssh"]
+    master: SshHost
+    worker1: SshHost
+    worker2: SshGuest
+
+    @property
+    def addresses(self) -> dict[str, IPv4Address]:
+        return {
+            "master": self.master.address,
+            "worker1": self.worker1.address,
+            "worker2": self.worker2.address,
+        }
+
+
+class Registry(Model):
+    port: Port = 5000
+    tls: bool = True
+
+
+class Cluster(Model):
+    pod_cidr: Network = IPv4Network("10.244.0.0/16")
+    service_cidr: Network = IPv4Network("10.96.0.0/16")
+
+
+class Vhost(Model):
+    backend: Literal["qemu-storage-daemon"] = "qemu-storage-daemon"
+    disk_mib: Annotated[int, Field(ge=16, le=1 << 20)] = 128
+    block_size: Literal[512, 4096] = 4096
+    memory_mib: Annotated[int, Field(ge=64)] | None = None
+    """Limit of the vhost pod, MiB; default: the disks and what the daemon itself needs."""
+
+
+class Vm(Model):
+    vcpus: Annotated[int, Field(ge=1, le=128)] = 2
+    memory_mib: Annotated[int, Field(ge=1024)] = 2048
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    queues: Annotated[int, Field(ge=1, le=64)] = 1
+    disk_slots: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] = 32
+    """PCIe root ports made at the VM's start: numinst grows up to this with nothing restarted."""
+    mac: Annotated[str, Field(pattern=r"^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")] = "DE:AD:BE:EF:01:41"
+    vnc: Annotated[str, Field(pattern=r"^[^,\s]*:[0-9]+$")] | None = None
+    """QEMU's VNC display, for example 127.0.0.1:2; none: no VNC."""
+
+
+class Video(Model):
+    http_port: Port = 8080
+    rtmp_port: Port = 1935
+    media_dir: str | None = None
+    """Folder on worker1 with mp4-1, mp4-2, …; none: samples made by the program."""
+    cpu_request: Cpu = "400m"
+    cpu_limit: Cpu = "500m"
+
+
+class Settings(Model):
+    """The whole config of a stack."""
+
+    numinst: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] = 3
+    machines: Annotated[Containers | Ssh, Field(discriminator="kind")] = Containers()
+    registry: Registry = Registry()
+    cluster: Cluster = Cluster()
+    vhost: Vhost = Vhost()
+    vm: Vm = Vm()
+    video: Video = Video()
+
+    @property
+    def vhost_memory_mib(self) -> int:
+        """Memory limit of the vhost pod, MiB: the disks live in memory, the daemon needs some of its own.
+
+        It has room for every disk slot, because another limit would be another pod, with blank disks.
+        """
+        return self.vhost.memory_mib or self.vm.disk_slots * self.vhost.disk_mib + VHOST_OVERHEAD_MIB
+
+    @property
+    def disks_mib(self) -> int:
+        return self.numinst * self.vhost.disk_mib
+
+
+VHOST_OVERHEAD_MIB = 256  # qemu-storage-daemon with 24 exports: 60 MiB and page tables
+
+# Example values, for remedies of keys that have no default.
+_EXAMPLES: dict[str, str] = {
+    "machines.kind": "containers",
+    "machines.master.address": "192.0.2.11",
+    "machines.worker1.address": "192.0.2.12",
+    "machines.worker2.address": "192.0.2.13",
+    "machines.worker2.gateway": "192.0.2.1",
+    "machines.master.hostKey": "'ssh-ed25519 AAAA…'",
+    "machines.worker1.hostKey": "'ssh-ed25519 AAAA…'",
+}
+
+# Ports that a node uses itself: SSH, etcd, API server, kubelet, kube-proxy, controller manager, scheduler.
+_NODE_PORTS = {22, 2379, 2380, 2381, 6443, 10248, 10249, 10250, 10256, 10257, 10259}
+
+
+def load(raw: Mapping[str, str]) -> Settings:
+    """`raw`: the stack's config, full key -> text as Pulumi gives it (JSON for structures).
+
+    Raises ConfigError with every broken rule at once. Keys of other namespaces are not ours to judge.
+    """
+    values = {
+        key.removeprefix(f"{NAMESPACE}:"): _parse(text) for key, text in raw.items() if key.startswith(f"{NAMESPACE}:")
+    }
+    machines = values.get("machines")
+    if isinstance(machines, dict) and "kind" not in machines:
+        cast(dict[str, Any], machines)["kind"] = "containers"
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_explain(dict(item), values) for item in error.errors()]) from None
+    problems = _cross_checks(settings)
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _set(key: str, value: object) -> str:
+    path = "--path " if "." in key else ""
+    secret = "--secret " if key.endswith("privateKey") else ""
+    return f"pulumi config set {secret}{path}{key} {value}"
+
+
+def _explain(item: dict[str, Any], values: dict[str, Any]) -> str:
+    # pydantic puts the union's tag into the location; it is no key of the user's
+    parts = [str(p) for i, p in enumerate(item["loc"]) if not (i == 1 and p in ("containers", "ssh"))]
+    key = ".".join(parts)
+    if item["type"] == "union_tag_invalid":
+        key = "machines.kind"
+    full = f"{NAMESPACE}:{key}"
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(parts[-1], _known_keys(parts[:-1]), n=1)
+        meant = ".".join([*parts[:-1], *near])
+        path = "--path " if "." in key else ""
+        also = f" (did you mean {NAMESPACE}:{meant}?)" if near else ""
+        return f"{full}: there is no such key{also}; mend: pulumi config rm {path}{key}"
+    if item["type"] == "missing":
+        return f"{full}: is required; mend: {_set(key, _EXAMPLES.get(key, '…'))}"
+    rule = _range(parts) or str(item["msg"]).removeprefix("Value error, ")
+    default = _EXAMPLES.get(key, _default(parts))
+    shown = "(hidden)" if key.endswith("privateKey") else json.dumps(item["input"], default=str)
+    return f"{full} = {shown}: {rule[0].lower()}{rule[1:]}; mend: {_set(key, default)}"
+
+
+def _model_at(parts: list[str]) -> type[Model] | None:
+    model: type[Model] = Settings
+    for part in parts:
+        default = next((f.default for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        if not isinstance(default, Model):
+            return {"master": SshHost, "worker1": SshHost, "worker2": SshGuest}.get(part)
+        model = type(default)
+    return model
+
+
+def _known_keys(parts: list[str]) -> list[str]:
+    model = _model_at(parts)
+    return [f.alias or n for n, f in model.model_fields.items()] if model else []
+
+
+def _default(parts: list[str]) -> object:
+    model = _model_at(parts[:-1])
+    for name, field in (model.model_fields if model else {}).items():
+        if parts[-1] in (name, field.alias) and isinstance(field.default, (str, int, IPv4Network)):
+            return str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return "…"
+
+
+def _range(parts: list[str]) -> str | None:
+    """The rule of a whole number, in words."""
+    model = _model_at(parts[:-1])
+    for name, field in (model.model_fields if model else {}).items():
+        if parts[-1] in (name, field.alias) and str(field.annotation) in (
+            "<class 'int'>",
+            "int | None",
+            "typing.Optional[int]",
+        ):
+            bounds = {k: getattr(m, k) for m in field.metadata for k in ("ge", "le") if hasattr(m, k)}
+            upper = f" to {bounds['le']}" if "le" in bounds else " up"
+            return f"must be a whole number from {bounds['ge']}{upper}" if "ge" in bounds else None
+    return None
+
+
+def _cross_checks(s: Settings) -> list[str]:
+    problems: list[str] = []
+
+    def rule(holds: bool, key: str, value: object, text: str, remedy: object) -> None:
+        if not holds:
+            problems.append(f"{NAMESPACE}:{key} = {value}: {text}; mend: {_set(key, remedy)}")
+
+    machines = s.machines
+    networks: dict[str, IPv4Network] = {}
+    if isinstance(machines, Containers):
+        networks["machines.subnet"] = machines.subnet
+        rule(
+            machines.subnet.prefixlen <= 28,
+            "machines.subnet",
+            machines.subnet,
+            "must have room for a gateway and 3 machines (/28 or larger)",
+            "172.30.97.0/24",
+        )
+    else:
+        for name, address in machines.addresses.items():
+            others = {n: a for n, a in machines.addresses.items() if n != name}
+            rule(
+                address not in others.values(),
+                f"machines.{name}.address",
+                address,
+                "every machine needs an address of its own",
+                _EXAMPLES[f"machines.{name}.address"],
+            )
+    networks |= {"cluster.podCidr": s.cluster.pod_cidr, "cluster.serviceCidr": s.cluster.service_cidr}
+    keys = list(networks)
+    for i, key in enumerate(keys):
+        for other in keys[i + 1 :]:
+            rule(
+                not networks[key].overlaps(networks[other]),
+                key,
+                networks[key],
+                f"must not overlap {NAMESPACE}:{other} = {networks[other]}",
+                _default(key.split(".")),
+            )
+    rule(
+        s.cluster.pod_cidr.prefixlen <= 20,
+        "cluster.podCidr",
+        s.cluster.pod_cidr,
+        "must have room for a /24 for each node (/20 or larger)",
+        "10.244.0.0/16",
+    )
+    rule(
+        s.numinst <= s.vm.disk_slots,
+        "vm.diskSlots",
+        s.vm.disk_slots,
+        f"must be at least numinst ({s.numinst}): each disk sits behind a PCIe root port of its own",
+        min(MAX_INSTANCES, -(-s.numinst // 8) * 8),
+    )
+    rule(s.vm.queues <= s.vm.vcpus, "vm.queues", s.vm.queues, f"must not exceed vm.vcpus ({s.vm.vcpus})", s.vm.vcpus)
+    if s.vhost.memory_mib is not None:
+        need = s.disks_mib + VHOST_OVERHEAD_MIB
+        rule(
+            s.vhost.memory_mib >= need,
+            "vhost.memoryMib",
+            s.vhost.memory_mib,
+            f"{s.numinst} disks x {s.vhost.disk_mib} MiB + {VHOST_OVERHEAD_MIB} MiB = {need} MiB must fit",
+            need,
+        )
+    http = range(s.video.http_port, s.video.http_port + s.numinst)
+    rtmp = range(s.video.rtmp_port, s.video.rtmp_port + s.numinst)
+    ports: list[tuple[str, range, object]] = [("video.httpPort", http, 8080), ("video.rtmpPort", rtmp, 1935)]
+    for key, used, remedy in ports:
+        rule(
+            used.stop <= 65536,
+            key,
+            used.start,
+            f"numinst ({s.numinst}) ports from here go beyond 65535",
+            remedy,
+        )
+        taken = sorted(_NODE_PORTS.intersection(used))
+        rule(
+            not taken,
+            key,
+            used.start,
+            f"ports {used.start}-{used.stop - 1} include {taken}, which a node needs itself",
+            remedy,
+        )
+    rule(
+        not set(http) & set(rtmp),
+        "video.rtmpPort",
+        s.video.rtmp_port,
+        f"RTMP ports {rtmp.start}-{rtmp.stop - 1} overlap the HTTP ports {http.start}-{http.stop - 1}",
+        1935,
+    )
+    rule(
+        s.registry.port not in _NODE_PORTS,
+        "registry.port",
+        s.registry.port,
+        "is a port that a node needs itself",
+        5000,
+    )
+    return problems

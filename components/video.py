@@ -1,0 +1,239 @@
+"""N video pods, each on its own disk: local PersistentVolumes bound to ordinals, and a StatefulSet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+
+from components import render
+from components.render import CLAIM
+from components.render import VIDEO as NAME
+
+USER = 10001
+
+
+class Video(pulumi.ComponentResource):
+    """One pod for each instance; pod i on disk i of `node`, HTTP at http_port + i, RTMP at rtmp_port + i.
+
+    disks: the resource of each instance's disk. Kubelet formats a blank one as ext4, and only mounts a used one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        namespace: pulumi.Input[str],
+        image: pulumi.Input[str],
+        node: str,
+        disks: Sequence[pulumi.Resource],
+        disk_mib: int,
+        http_port: int,
+        rtmp_port: int,
+        media: str,
+        cpu_request: str,
+        cpu_limit: str,
+        depends_on: Sequence[pulumi.Resource],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("spdk-k8s:index:Video", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        storage_class = kubernetes.storage.v1.StorageClass(
+            f"{name}-disks",
+            metadata={"name": "vhost-disks"},
+            provisioner="kubernetes.io/no-provisioner",
+            volume_binding_mode="WaitForFirstConsumer",
+            reclaim_policy="Retain",
+            opts=child,
+        )
+        volumes = [
+            kubernetes.core.v1.PersistentVolume(
+                f"{name}-disk-{i}",
+                metadata={"name": f"vhost-{i}"},
+                spec={
+                    "storage_class_name": storage_class.metadata["name"],
+                    "capacity": {"storage": f"{disk_mib}Mi"},
+                    "access_modes": ["ReadWriteOnce"],
+                    "volume_mode": "Filesystem",
+                    "persistent_volume_reclaim_policy": "Retain",
+                    "claim_ref": {
+                        "api_version": "v1",
+                        "kind": "PersistentVolumeClaim",
+                        "namespace": namespace,
+                        "name": f"{CLAIM}-{NAME}-{i}",
+                    },
+                    "local": {"path": render.disk_path(i), "fs_type": "ext4"},
+                    "node_affinity": {
+                        "required": {
+                            "node_selector_terms": [
+                                {"match_expressions": [{"key": "type1", "operator": "In", "values": [node]}]}
+                            ]
+                        }
+                    },
+                },
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[disk]),
+            )
+            for i, disk in enumerate(disks)
+        ]
+        labels = {"app": NAME}
+        service = kubernetes.core.v1.Service(
+            f"{name}-service",
+            metadata={"name": NAME, "namespace": namespace, "annotations": {"pulumi.com/skipAwait": "true"}},
+            spec={"cluster_ip": "None", "selector": labels, "ports": [{"name": "http", "port": http_port}]},
+            opts=child,
+        )
+        ports = _ports_by_ordinal(name, labels=labels, http_port=http_port, rtmp_port=rtmp_port, opts=child)
+        kubernetes.apps.v1.StatefulSet(
+            name,
+            metadata={"name": NAME, "namespace": namespace},
+            spec={
+                "replicas": len(disks),
+                "service_name": NAME,
+                "pod_management_policy": "Parallel",
+                "persistent_volume_claim_retention_policy": {
+                    "when_deleted": "Delete",
+                    "when_scaled": "Delete",
+                },
+                "selector": {"match_labels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {
+                        "node_selector": {"type1": node},
+                        "host_network": True,
+                        "dns_policy": "Default",
+                        "automount_service_account_token": False,
+                        "enable_service_links": False,
+                        "termination_grace_period_seconds": 5,
+                        "security_context": {
+                            "run_as_non_root": True,
+                            "run_as_user": USER,
+                            "run_as_group": USER,
+                            "fs_group": USER,
+                            "fs_group_change_policy": "OnRootMismatch",
+                            "seccomp_profile": {"type": "RuntimeDefault"},
+                        },
+                        "containers": [
+                            {
+                                "name": "video",
+                                "image": image,
+                                "env": [
+                                    {
+                                        "name": "POD_NAME",
+                                        "value_from": {"field_ref": {"field_path": "metadata.name"}},
+                                    },
+                                    {
+                                        "name": "POD_IP",
+                                        "value_from": {"field_ref": {"field_path": "status.podIP"}},
+                                    },
+                                    {"name": "HTTP_BASE", "value": str(http_port)},
+                                    {"name": "RTMP_BASE", "value": str(rtmp_port)},
+                                ],
+                                "security_context": {
+                                    "allow_privilege_escalation": False,
+                                    "read_only_root_filesystem": True,
+                                    "capabilities": {"drop": ["ALL"]},
+                                },
+                                "resources": {
+                                    "requests": {"cpu": cpu_request, "memory": "32Mi"},
+                                    "limits": {"cpu": cpu_limit, "memory": "128Mi"},
+                                },
+                                # marker, page and movie are read from the disk by /healthz
+                                "startup_probe": {
+                                    "tcp_socket": {"port": rtmp_port},
+                                    "period_seconds": 1,
+                                    "failure_threshold": 180,
+                                },
+                                "readiness_probe": {
+                                    "http_get": {"path": "/healthz", "port": http_port},
+                                    "period_seconds": 5,
+                                    "failure_threshold": 3,
+                                    "timeout_seconds": 5,
+                                },
+                                "liveness_probe": {
+                                    "tcp_socket": {"port": rtmp_port},
+                                    "period_seconds": 20,
+                                    "failure_threshold": 3,
+                                    "timeout_seconds": 10,
+                                },
+                                "volume_mounts": [
+                                    {"name": CLAIM, "mount_path": "/data"},
+                                    {"name": "media", "mount_path": "/media", "read_only": True},
+                                    {"name": "tmp", "mount_path": "/tmp"},
+                                    {"name": "run", "mount_path": "/run"},
+                                ],
+                            }
+                        ],
+                        "volumes": [
+                            {"name": "media", "host_path": {"path": media, "type": "Directory"}},
+                            {"name": "tmp", "empty_dir": {"medium": "Memory", "size_limit": "64Mi"}},
+                            {"name": "run", "empty_dir": {"medium": "Memory", "size_limit": "16Mi"}},
+                        ],
+                    },
+                },
+                "volume_claim_templates": [
+                    {
+                        "metadata": {"name": CLAIM},
+                        "spec": {
+                            "access_modes": ["ReadWriteOnce"],
+                            "storage_class_name": storage_class.metadata["name"],
+                            "resources": {"requests": {"storage": f"{disk_mib}Mi"}},
+                        },
+                    }
+                ],
+            },
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[*depends_on, *ports, service, *volumes],
+                custom_timeouts=pulumi.CustomTimeouts(create="10m", update="10m"),
+            ),
+        )
+        self.register_outputs({})
+
+
+def _ports_by_ordinal(
+    name: str, *, labels: dict[str, str], http_port: int, rtmp_port: int, opts: pulumi.ResourceOptions
+) -> list[pulumi.Resource]:
+    """Let kubelet probe each pod on its own ports.
+
+    The pods share their node's network, so pod i serves at port + i, but a StatefulSet has one template for all; probes
+    that exec a command instead cost an emulated CPU a second each. The API server adds the ordinal as a pod is created.
+    """
+    ordinal = 'int(object.metadata.labels["apps.kubernetes.io/pod-index"])'
+    probes = {
+        "startupProbe/tcpSocket": rtmp_port,
+        "readinessProbe/httpGet": http_port,
+        "livenessProbe/tcpSocket": rtmp_port,
+    }
+    patches = ",\n ".join(
+        f'JSONPatch{{op: "replace", path: "/spec/containers/0/{probe}/port", value: {port} + {ordinal}}}'
+        for probe, port in probes.items()
+    )
+    policy = kubernetes.admissionregistration.v1.MutatingAdmissionPolicy(
+        f"{name}-ports",
+        metadata={"name": f"{NAME}-ports"},
+        spec={
+            "failure_policy": "Fail",
+            "reinvocation_policy": "Never",
+            "match_constraints": {
+                "object_selector": {"match_labels": labels},
+                "resource_rules": [
+                    {
+                        "api_groups": [""],
+                        "api_versions": ["v1"],
+                        "operations": ["CREATE"],
+                        "resources": ["pods"],
+                    }
+                ],
+            },
+            "mutations": [{"patch_type": "JSONPatch", "json_patch": {"expression": f"[{patches}]"}}],
+        },
+        opts=opts,
+    )
+    binding = kubernetes.admissionregistration.v1.MutatingAdmissionPolicyBinding(
+        f"{name}-ports-binding",
+        metadata={"name": f"{NAME}-ports"},
+        spec={"policy_name": policy.metadata["name"]},
+        opts=opts,
+    )
+    return [policy, binding]

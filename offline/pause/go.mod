@@ -1,0 +1,3 @@
+module spdk-k8s/offline/pause
+
+go 1.26

@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# kubeadm init, once. Result: {"kubeconfig", "caHash"} (secret).
+# in: CONFIG (kubeadm v1beta4)   NODE
+kubeconfig=/etc/kubernetes/admin.conf
+
+step() {
+  if [ "$1" = down ]; then
+    kubeadm reset --force --cleanup-tmp-dir >&2 || true
+    rm -rf /root/.kube /var/lib/etcd /var/log/spdk-k8s-kubeadm.log
+    return
+  fi
+  write 0600 /etc/kubernetes/kubeadm.yaml <<<"$CONFIG" || true
+  if ! [ -f $kubeconfig ] || ! kubectl --kubeconfig $kubeconfig get --raw /readyz >/dev/null 2>&1; then
+    # a control plane that was set up before only needs its time to start; half a one is made anew
+    if [ -f "$STATE/control-plane" ]; then
+      wait_for 180 "the API server to start" kubectl --kubeconfig $kubeconfig get --raw /readyz
+    else
+      kubeadm reset --force >/dev/null 2>&1 || true
+      systemctl restart spdk-k8s-routes
+      say "kubeadm init"
+      quietly kubeadm init --config /etc/kubernetes/kubeadm.yaml --skip-token-print
+    fi
+  fi
+  install -d "$STATE"
+  touch "$STATE/control-plane"
+  install -D -m 0600 $kubeconfig /root/.kube/config
+  wait_for 120 "node $NODE to be Ready" node_ready
+  kubectl --kubeconfig $kubeconfig label --overwrite node "$NODE" "type1=$NODE" >&2
+  jq -nc --rawfile kubeconfig $kubeconfig --arg caHash "sha256:$(ca_hash)" '{$kubeconfig, $caHash}'
+}
+
+node_ready() { kubectl --kubeconfig $kubeconfig wait --for=condition=Ready --timeout=1s "node/$NODE"; }
+ca_hash() { openssl x509 -pubkey -noout -in /etc/kubernetes/pki/ca.crt | openssl pkey -pubin -outform der | sha256sum | cut -d' ' -f1; }

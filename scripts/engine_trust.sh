@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The Docker engine that pushes trusts the private registry's CA; the engine reads the folder at each connection.
+# usage: engine_trust.sh up|down ADDRESS   (up: the CA on stdin; empty: plain HTTP, nothing to trust)
+set -euo pipefail
+action=$1 dir=/etc/docker/certs.d/$2
+root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+if [ "$action" = down ]; then
+  root rm -rf "$dir"
+  root rmdir --ignore-fail-on-non-empty /etc/docker/certs.d 2>/dev/null || true
+  exit
+fi
+ca=$(cat)
+if [ -z "$ca" ]; then
+  echo "registry.tls is off: the Docker engine must list $2 under insecure-registries" >&2
+  exit
+fi
+root mkdir -p "$dir"
+printf '%s\n' "$ca" | root tee "$dir/ca.crt" >/dev/null

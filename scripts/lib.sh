@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# What every step shares. components/hosts.py sends: assignments, this file, the step; then calls `step up` or `step down`.
+set -euo pipefail
+export LC_ALL=C DEBIAN_FRONTEND=noninteractive
+
+STATE=/var/lib/spdk-k8s # what the steps keep on a machine; the last undo removes it
+
+# Progress goes to stderr: stdout is a step's result, and some results are secret.
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# wait_for SECONDS "condition, in words" COMMAND...   bounded; says what it waited for when it gives up
+wait_for() {
+  local limit=$1 what=$2 end
+  shift 2
+  end=$((SECONDS + limit))
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS < end)) || fail "waited ${limit} s for ${what}"
+    sleep 0.3
+  done
+}
+
+# quietly COMMAND...   its output only when it fails; the whole of it stays in the machine's log folder
+quietly() {
+  local log=/var/log/spdk-k8s-$1.log
+  if ! "$@" >>"$log" 2>&1; then
+    tail -n 40 "$log" >&2
+    fail "$1 failed on $(hostname); all of it: $log"
+  fi
+}
+
+# write MODE FILE   stdin to FILE if it differs; true when it changed
+write() {
+  local mode=$1 file=$2 new
+  install -d "$(dirname "$file")"
+  new=$(umask 077 && mktemp "$file.XXXXXX")
+  cat >"$new"
+  chmod "$mode" "$new"
+  if cmp -s "$new" "$file"; then
+    rm -f "$new"
+    return 1
+  fi
+  mv -f "$new" "$file"
+}
+
+# packages NAME...   installs what is missing, and remembers it for the undo
+packages() {
+  local name missing=() installed
+  installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null || true)
+  for name in "$@"; do
+    [[ $'\n'$installed$'\n' == *$'\n'"$name installed"$'\n'* ]] || missing+=("$name")
+  done
+  ((${#missing[@]})) || return 0
+  say "installing ${missing[*]}"
+  apt-get -qq update >&2
+  apt-get -qq install -y --no-install-recommends "${missing[@]}" >&2
+  install -d "$STATE"
+  printf '%s\n' "${missing[@]}" >>"$STATE/packages"
+}
+
+# enable UNIT   at boot; asking first, because enabling reloads systemd, which an emulated CPU feels
+enable() { systemctl is-enabled --quiet "$1" 2>/dev/null || systemctl enable --quiet "$1"; }
+
+is_container() { systemd-detect-virt --quiet --container; }

@@ -1,0 +1,170 @@
+# shellcheck shell=bash
+# What makes a machine fit to be a node: packages, containerd with the private registry, Kubernetes' binaries, CNI.
+# in: REGISTRY REGISTRY_HOSTS REGISTRY_CA BUNDLE PAUSE CNI_CONFIG ROUTES NODE_IP PACKAGES
+certs=/etc/containerd/certs.d
+patches=/etc/kubernetes/patches
+
+step() {
+  if [ "$1" = down ]; then
+    down
+    return
+  fi
+  # shellcheck disable=SC2086 # a list of names
+  packages $PACKAGES
+  kernel
+  registry_access
+  containerd_config
+  bundle
+  kubelet_config
+  cni
+}
+
+kernel() {
+  if swapon --show --noheadings 2>/dev/null | grep -q . && ! is_container; then
+    swapoff -a # kubelet refuses to run beside swap; a reboot would bring it back:
+    sed -i.spdk-k8s -E '/^[^#].*\sswap\s/s/^/#spdk-k8s# /' /etc/fstab
+  fi
+  modprobe -qa overlay br_netfilter || true # built in, or loaded by the machine below a container
+  write 0644 /etc/modules-load.d/spdk-k8s.conf <<<$'overlay\nbr_netfilter' || true
+  write 0644 /etc/sysctl.d/90-spdk-k8s.conf <<<$'net.ipv4.ip_forward = 1' || true
+  sysctl -q -w net.ipv4.ip_forward=1
+  sysctl -q -w fs.inotify.max_user_instances=1024 2>/dev/null || true
+}
+
+registry_access() {
+  local dir=$certs/$REGISTRY
+  [ -z "${REGISTRY_CA:-}" ] || write 0644 "$dir/ca.crt" <<<"$REGISTRY_CA" || true
+  write 0600 "$dir/hosts.toml" <<<"$REGISTRY_HOSTS" || true
+}
+
+containerd_config() {
+  local systemd_cgroup=true restrict=false
+  if [ "$(cgroup_driver)" = cgroupfs ]; then systemd_cgroup=false; fi
+  # without CAP_SYS_RESOURCE nothing may lower its OOM score
+  if ! may_sys_resource; then restrict=true; fi
+  if write 0644 /etc/containerd/config.toml <<EOF; then systemctl restart containerd; fi
+version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "$PAUSE"
+  restrict_oom_score_adj = $restrict
+  tolerate_missing_hugetlb_controller = true
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "$certs"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      SystemdCgroup = $systemd_cgroup
+EOF
+  enable containerd
+  systemctl start containerd
+  wait_for 30 "containerd to answer" ctr version
+}
+
+may_sys_resource() { (($((16#$(awk '/CapBnd/ {print $2}' /proc/self/status))) >> 24 & 1)); }
+
+cgroup_driver() { # the systemd driver where systemd owns the whole tree: cgroup v2 on a real machine
+  if is_container || [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ]; then echo cgroupfs; else echo systemd; fi
+}
+
+# Kubernetes' binaries come as one image from the private registry.
+bundle() {
+  local stamp=/usr/local/lib/spdk-k8s/bundle root
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$BUNDLE" ]; then return; fi
+  say "installing Kubernetes from ${BUNDLE%%@*}"
+  ctr images pull --hosts-dir "$certs" "$BUNDLE" >/dev/null
+  root=$(mktemp -d)
+  ctr images mount "$BUNDLE" "$root" >/dev/null
+  cp -a "$root/." /
+  ctr images unmount --rm "$root" >/dev/null
+  rmdir "$root" 2>/dev/null || true
+  ctr images rm "$BUNDLE" >/dev/null
+  write 0644 "$stamp" <<<"$BUNDLE" || true
+}
+
+# What only this machine can tell goes into kubeadm's per-node patches.
+kubelet_config() {
+  {
+    printf 'cgroupDriver: %s\n' "$(cgroup_driver)"
+    if [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ]; then printf 'failCgroupV1: false\n'; fi
+    if is_container; then
+      ! grep -qs 'nameserver 127.0.0.11' /etc/resolv.conf || printf 'resolvConf: /etc/kubernetes/resolv.conf\n'
+      # swap, disk and OOM scores are the outer machine's business
+      printf 'failSwapOn: false\nimageGCHighThresholdPercent: 100\n'
+      printf 'evictionHard: {memory.available: 100Mi, nodefs.available: 1%%, imagefs.available: 1%%, nodefs.inodesFree: 1%%}\n'
+    fi
+  } | write 0644 "$patches/kubeletconfiguration+merge.yaml" || true
+  write 0644 /etc/default/kubelet <<<"KUBELET_EXTRA_ARGS=--node-ip=$NODE_IP" || true
+  enable kubelet
+}
+
+# A container's resolver sits on its own loopback, where pods cannot reach it: they ask the node, which passes it on.
+# The resolver's port is new at each start of the container, so this runs at boot.
+resolver() {
+  if grep -qs 'nameserver 127.0.0.11' /etc/resolv.conf; then
+    write 0644 /etc/kubernetes/resolv.conf <<<"nameserver $NODE_IP" || true
+    write 0755 /usr/local/lib/spdk-k8s/resolver <<EOF || true
+port() { nft list chain ip nat DOCKER_OUTPUT 2>/dev/null | sed -n "s/.*\$1 dport 53.*dnat to 127.0.0.11:\([0-9]*\).*/\1/p"; }
+sysctl -qw net.ipv4.conf.all.route_localnet=1
+nft -f - <<RULES
+table ip spdk-k8s-dns
+delete table ip spdk-k8s-dns
+table ip spdk-k8s-dns {
+  chain prerouting {
+    type nat hook prerouting priority dstnat; policy accept;
+    ip daddr $NODE_IP udp dport 53 dnat to 127.0.0.11:\$(port udp)
+    ip daddr $NODE_IP tcp dport 53 dnat to 127.0.0.11:\$(port tcp)
+  }
+}
+RULES
+EOF
+  else
+    write 0755 /usr/local/lib/spdk-k8s/resolver </dev/null || true
+    rm -f /etc/kubernetes/resolv.conf
+  fi
+}
+
+cni() {
+  resolver
+  write 0644 /etc/cni/net.d/10-spdk-k8s.conflist <<<"$CNI_CONFIG" || true
+  # the other nodes' pods, by their nodes; also after a reboot
+  write 0755 /usr/local/lib/spdk-k8s/routes <<<"$ROUTES" || true
+  write 0644 /etc/systemd/system/spdk-k8s-routes.service <<'EOF' && systemctl daemon-reload
+[Unit]
+Description=Routes to the other nodes' pods
+Wants=network-online.target
+After=network-online.target spdk-k8s-bridge.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh /usr/local/lib/spdk-k8s/routes
+ExecStart=/bin/sh /usr/local/lib/spdk-k8s/resolver
+[Install]
+WantedBy=multi-user.target
+EOF
+  enable spdk-k8s-routes
+  systemctl restart spdk-k8s-routes
+}
+
+down() {
+  systemctl disable --now kubelet spdk-k8s-routes 2>/dev/null || true
+  awk '/^ip route replace/ {print $4}' /usr/local/lib/spdk-k8s/routes 2>/dev/null | xargs -rn1 ip route del 2>/dev/null || true
+  [ ! -x /usr/local/bin/kubelet ] || rm -f /usr/local/bin/{kubelet,kubeadm,kubectl}
+  rm -rf /opt/cni /etc/cni /var/lib/cni "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s \
+    /etc/default/kubelet /etc/systemd/system/kubelet.service* /etc/systemd/system/spdk-k8s-routes.service \
+    /etc/modules-load.d/spdk-k8s.conf /etc/sysctl.d/90-spdk-k8s.conf
+  ip link del cni0 2>/dev/null || true
+  if [ -f /etc/fstab.spdk-k8s ]; then
+    sed -i 's/^#spdk-k8s# //' /etc/fstab
+    rm -f /etc/fstab.spdk-k8s
+    swapon -a
+  fi
+  systemctl daemon-reload
+  if [ -f "$STATE/packages" ]; then
+    systemctl disable --now containerd 2>/dev/null || true
+    xargs -a "$STATE/packages" apt-get -qq purge -y --autoremove >&2
+  fi
+  rm -rf "$STATE"
+}

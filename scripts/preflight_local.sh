@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# May the dev machines be made here? Every obstacle at once, each with its remedy; nothing is changed.
+# usage: preflight_local.sh SUBNET NETWORK
+set -euo pipefail
+subnet=$1 network=$2
+wrong=()
+
+for tool in docker jq openssl ssh-keygen ip; do
+  command -v "$tool" >/dev/null || wrong+=("$tool is missing; remedy: make setup")
+done
+if data=$(docker info -f '{{.DockerRootDir}}' 2>/dev/null); then
+  others=$(docker network ls -q --filter driver=bridge | xargs -r docker network inspect |
+    jq -r --arg own "$network" '.[] | select(.Name != $own) | .Name as $n | .IPAM.Config[]?.Subnet | "\($n) \(.)"')
+else
+  wrong+=("no Docker engine answers; remedy: make setup, or start it: systemctl start docker")
+  data=/ others=
+fi
+
+# overlap A B   two IPv4 networks
+overlap() {
+  local a=${1%/*} b=${2%/*} p=${1#*/} q=${2#*/} mask
+  ((p = p < q ? p : q))
+  ((mask = p ? (0xffffffff << (32 - p)) & 0xffffffff : 0))
+  ((($(number "$a") & mask) == ($(number "$b") & mask)))
+}
+number() {
+  local IFS=. o
+  read -ra o <<<"$1"
+  echo $(((o[0] << 24) + (o[1] << 16) + (o[2] << 8) + o[3]))
+}
+remedy="remedy: pulumi config set --path machines.subnet with a free one, such as 172.30.$((RANDOM % 200 + 20)).0/24"
+while read -r name taken; do
+  [[ "$taken" =~ ^[0-9.]+/[0-9]+$ ]] || continue
+  if overlap "$subnet" "$taken"; then wrong+=("machines.subnet = $subnet overlaps $taken of Docker network $name; $remedy"); fi
+done <<<"$others"
+own=$(docker network inspect -f '{{.Id}}' "$network" 2>/dev/null | cut -c1-12) || own=
+while read -r taken device; do
+  [[ "$taken" == */* && "$device" != "br-$own" ]] || continue
+  grep -q " $taken\$" <<<"$others" && continue
+  if overlap "$subnet" "$taken"; then wrong+=("machines.subnet = $subnet overlaps the route to $taken by $device; $remedy"); fi
+done < <(ip -4 route show | awk '{for (i = 1; i < NF; i++) if ($i == "dev") print $1, $(i + 1)}')
+
+free=$(df -m --output=avail "$data" 2>/dev/null | tail -n 1 | tr -d ' ')
+need=${SPDK_K8S_MIN_DISK_MIB:-6144}
+if [ -n "$free" ] && ((free < need)); then
+  wrong+=("$data has $free MiB free, the dev machines need $need MiB; remedy: docker system prune, or a larger disk")
+fi
+
+if ((${#wrong[@]})); then
+  echo "this machine cannot carry the dev stack; nothing was started:" >&2
+  printf '  - %s\n' "${wrong[@]}" >&2
+  exit 1
+fi

@@ -1,0 +1,207 @@
+# shellcheck shell=bash
+# The worker VM on its host: bridge, media share, disks of the guest, QEMU as a systemd unit.
+# in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
+#     BRIDGE TAP NIC MEDIA_IMAGE MEDIA_DIR DISK_GIB QUEUES SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
+vm=$STATE/vm
+lib=/usr/local/lib/spdk-k8s
+certs=/etc/containerd/certs.d
+
+step() {
+  if [ "$1" = down ]; then
+    down
+    return
+  fi
+  packages qemu-system-x86 virtiofsd socat
+  install -d -m 0700 "$vm" "$vm/seed"
+  bridge
+  write 0600 "$vm/seed/user-data" <<<"$USER_DATA" || true
+  write 0600 "$vm/seed/meta-data" <<<"$META_DATA" || true
+  write 0600 "$vm/seed/network-config" <<<"$NETWORK_CONFIG" || true
+  local media_pid images_pid
+  media &
+  media_pid=$!
+  images_disk &
+  images_pid=$!
+  root_disk # brings the kernel for the probe
+  accelerator
+  wait $media_pid || fail "the media could not be unpacked"
+  wait $images_pid || fail "the disk of container images could not be made"
+  units
+  printf '%s\n' "$(cat "$vm/accel")"
+}
+
+bridge() {
+  write 0755 "$lib/bridge" <<<"$BRIDGE_SCRIPT" || true
+  write 0644 /etc/systemd/system/spdk-k8s-bridge.service <<EOF && systemctl daemon-reload
+[Unit]
+Description=Bridge and tap of the worker VM
+Before=kubelet.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=$lib/bridge up $BRIDGE $NIC $TAP
+ExecStop=$lib/bridge down $BRIDGE $NIC $TAP
+[Install]
+WantedBy=multi-user.target
+EOF
+  systemctl enable --quiet spdk-k8s-bridge
+  systemctl start spdk-k8s-bridge
+}
+
+# unpack IMAGE DIR   an image's root filesystem, read-only
+unpack() {
+  ctr images pull --hosts-dir "$certs" "$1" >/dev/null
+  install -d "$2"
+  ctr images mount "$1" "$2" >/dev/null
+}
+forget() {
+  ctr images unmount --rm "$2" >/dev/null
+  ctr images rm "$1" >/dev/null
+}
+
+media() {
+  [ -n "${MEDIA_IMAGE:-}" ] || return 0 # the user's own folder
+  if [ "$(cat "$MEDIA_DIR/.image" 2>/dev/null)" = "$MEDIA_IMAGE" ]; then return; fi
+  say "unpacking sample media to $MEDIA_DIR"
+  unpack "$MEDIA_IMAGE" "$vm/media"
+  install -d "$MEDIA_DIR"
+  cp -a "$vm/media/media/." "$MEDIA_DIR/"
+  forget "$MEDIA_IMAGE" "$vm/media"
+  printf '%s\n' "$MEDIA_IMAGE" >"$MEDIA_DIR/.image"
+}
+
+# The guest's root: the guest image with the node bundle over it, so that the emulated CPU has nothing to unpack.
+root_disk() {
+  if [ -f "$vm/root.img" ]; then return; fi
+  say "making the guest's root disk"
+  unpack "$GUEST" "$vm/guest"
+  unpack "$BUNDLE" "$vm/bundle"
+  install -d "$vm/stamp/usr/local/lib/spdk-k8s" "$vm"/stamp/{var/lib/containerd,srv/media} "$vm/root"
+  printf '%s\n' "$BUNDLE" >"$vm/stamp/usr/local/lib/spdk-k8s/bundle"
+  printf 'LABEL=root / ext4 rw,relatime 0 1\nLABEL=containers /var/lib/containerd ext4 rw,relatime 0 2\nhost0 /srv/media virtiofs ro,nofail 0 0\n' |
+    write 0644 "$vm/stamp/etc/fstab" || true
+  mount -t overlay overlay -o "ro,lowerdir=$vm/stamp:$vm/bundle:$vm/guest" "$vm/root"
+  cp -L "$vm"/root/boot/vmlinuz-* "$vm/vmlinuz"
+  cp -L "$vm"/root/boot/initrd.img-* "$vm/initrd"
+  rm -f "$vm/root.img.new"
+  mke2fs -q -t ext4 -L root -E lazy_itable_init=1,nodiscard -d "$vm/root" "$vm/root.img.new" "${DISK_GIB}G"
+  umount "$vm/root"
+  forget "$BUNDLE" "$vm/bundle"
+  forget "$GUEST" "$vm/guest"
+  mv "$vm/root.img.new" "$vm/root.img"
+}
+
+# The guest's /var/lib/containerd, filled here: pulling and unpacking under emulation costs minutes.
+images_disk() {
+  if [ -f "$vm/containers.img" ]; then return; fi
+  local run=/run/spdk-k8s-preload root=$vm/containers image pid
+  rm -rf "$root" "$run"
+  install -d "$root" "$run"
+  if [ -n "$PRELOAD" ]; then
+    say "preloading container images for the guest"
+    printf 'version = 2\nroot = "%s"\nstate = "%s"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "%s/sock"\n' \
+      "$root" "$run/state" "$run" >"$run/config.toml"
+    containerd --config "$run/config.toml" >"$run/log" 2>&1 &
+    pid=$!
+    wait_for 30 "the preloading containerd" ctr --address "$run/sock" version
+    for image in $PRELOAD; do
+      ctr --address "$run/sock" -n k8s.io images pull --hosts-dir "$certs" "$image" >/dev/null
+    done
+    kill "$pid"
+    wait "$pid" || true
+  fi
+  rm -f "$vm/containers.img.new"
+  mke2fs -q -t ext4 -L containers -E lazy_itable_init=1,nodiscard -d "$root" "$vm/containers.img.new" "${DISK_GIB}G"
+  rm -rf "$root" "$run"
+  mv "$vm/containers.img.new" "$vm/containers.img"
+}
+
+# KVM counts only when the guest's kernel really runs on it: some machines have the device and hang.
+accelerator() {
+  # shellcheck disable=SC2153 # ACCEL is the setting, accel what comes of it
+  if [ -f "$vm/accel" ] && [ "$(cat "$vm/accel.wanted" 2>/dev/null)" = "$ACCEL" ]; then return; fi
+  local accel=tcg
+  if [ "$ACCEL" != tcg ] && kvm_boots; then accel=kvm; fi
+  if [ "$ACCEL" = kvm ] && [ $accel = tcg ]; then
+    fail "vm.accel = kvm, but a kernel does not boot on /dev/kvm of $(hostname): enable virtualization, or: pulumi config set --path vm.accel tcg"
+  fi
+  say "the VM runs on $accel"
+  printf '%s\n' "$accel" >"$vm/accel"
+  printf '%s\n' "$ACCEL" >"$vm/accel.wanted"
+}
+
+kvm_boots() { # no root to mount: the kernel panics, reboots, and QEMU ends
+  [ -c /dev/kvm ] || return 1
+  timeout -k 1 8 qemu-system-x86_64 -accel kvm -cpu host -m 256 -nodefaults -display none -no-reboot \
+    -kernel "$vm/vmlinuz" -append 'console=ttyS0 panic=-1 root=/dev/none' -serial "file:$vm/probe.log" >/dev/null 2>&1 || true
+  grep -q 'Kernel panic' "$vm/probe.log" 2>/dev/null
+}
+
+units() {
+  local args changed=
+  args=${QEMU_ARGS//@ACCEL@/$(accel_args)}
+  write 0755 "$lib/vm-disks" <<<"$VM_DISKS" || true
+  write 0644 /etc/spdk-k8s/vm-disks <<<"QUEUES=$QUEUES SOCKETS=$SOCKETS" || true
+  write 0755 "$lib/vm" <<EOF && changed=1
+#!/bin/sh
+exec qemu-system-x86_64 \\
+$(while IFS= read -r arg; do printf '  %q \\\n' "$arg"; done <<<"$args")
+  -name worker-vm
+EOF
+  write 0644 /etc/systemd/system/spdk-k8s-media.service <<EOF && changed=1
+[Unit]
+Description=Media share of the worker VM (virtiofs, read-only)
+[Service]
+ExecStartPre=/bin/mkdir -p /run/spdk-k8s
+ExecStart=/usr/libexec/virtiofsd --socket-path=/run/spdk-k8s/media.sock --shared-dir=$MEDIA_DIR --readonly --sandbox=none --cache=auto
+# it ends whenever QEMU lets go of it
+Restart=always
+RestartSec=200ms
+[Install]
+WantedBy=multi-user.target
+EOF
+  write 0644 /etc/systemd/system/spdk-k8s-vm.service <<EOF && changed=1
+[Unit]
+Description=Worker VM
+Requires=spdk-k8s-bridge.service
+Wants=spdk-k8s-media.service
+After=spdk-k8s-bridge.service spdk-k8s-media.service
+StartLimitIntervalSec=0
+[Service]
+ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/media.sock ] && exit 0; sleep 0.1; done; exit 1'
+ExecStart=$lib/vm
+# the disks are plugged in as soon as their sockets are there; the guest boots meanwhile
+ExecStartPost=-$lib/vm-disks
+TimeoutStartSec=infinity
+ExecStop=$lib/vm-disks powerdown
+TimeoutStopSec=90
+Restart=always
+RestartSec=2
+[Install]
+WantedBy=multi-user.target
+EOF
+  systemctl daemon-reload
+  systemctl enable --quiet spdk-k8s-media spdk-k8s-vm
+  if [ -n "$changed" ] && systemctl is-active --quiet spdk-k8s-vm; then say "the VM's definition changed: it takes effect at its next start"; fi
+  systemctl start spdk-k8s-media
+  systemctl start --no-block spdk-k8s-vm
+}
+
+accel_args() {
+  case "$(cat "$vm/accel")" in
+  kvm) printf -- '-accel\nkvm\n-cpu\nhost' ;;
+  *) printf -- '-accel\ntcg,thread=multi,tb-size=512\n-cpu\nmax' ;;
+  esac
+}
+
+down() {
+  systemctl disable --now spdk-k8s-vm spdk-k8s-media spdk-k8s-bridge 2>/dev/null || true
+  rm -f /etc/systemd/system/spdk-k8s-{vm,media,bridge}.service "$lib"/{vm,vm-disks,bridge}
+  systemctl daemon-reload
+  local dir
+  for dir in root guest bundle media; do
+    ! mountpoint -q "$vm/$dir" || umount "$vm/$dir"
+  done
+  rm -rf "$vm" /run/spdk-k8s /etc/spdk-k8s
+  [ -z "${MEDIA_IMAGE:-}" ] || rm -rf "$MEDIA_DIR"
+}

@@ -1,0 +1,84 @@
+# shellcheck shell=bash
+# What every part of the set-up shares. Sourced.
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=${SPDK_K8S_CACHE:-${HOME:?}/.cache/spdk-k8s}
+# shellcheck source=../versions.env
+. "$ROOT/versions.env"
+
+die() {
+  printf 'setup: %s\n' "$@" >&2
+  exit 1
+}
+
+has() { command -v "$1" >/dev/null; }
+
+# step NAME COMMAND…   runs it with its output in a log and prints one line: what it did (see `did`) and for how long.
+# A step that takes long shows that it lives; one that fails shows the end of its log.
+step() {
+  local name=$1 log=$CACHE/logs/${1// /-}.log begun=$SECONDS
+  shift
+  mkdir -p "$CACHE/logs"
+  : >"$log.did"
+  set -m # a process group of its own, so that Ctrl-C ends all of it
+  (set -euo pipefail && "$@") </dev/null >"$log" 2>&1 3>"$log.did" &
+  running=$!
+  set +m
+  while ! timeout 20 tail -s 0.1 --pid="$running" -f /dev/null; do
+    printf '  %-12s %4d s … %s\n' "$name" $((SECONDS - begun)) "$(tail -n 1 "$log" | tr '\r' '\n' | tail -n 1 | cut -c1-100)"
+  done &
+  if wait "$running"; then
+    running=
+    printf '✓ %-12s %4d s   %s\n' "$name" $((SECONDS - begun)) "$(paste -sd ';' "$log.did" | sed 's/;/; /g')"
+  else
+    running=
+    printf '✗ %-12s %4d s\n' "$name" $((SECONDS - begun))
+    tail -n 25 "$log" | sed 's/^/    /' >&2
+    die "step '$name' failed; its whole log: $log"
+  fi
+}
+running=
+trap '[ -z "$running" ] || kill -- "-$running" 2>/dev/null || true' EXIT # `wait` lets signals through at once
+trap 'exit 130' INT TERM
+
+# did TEXT   what a step has to say about itself (also in its log)
+did() {
+  echo "$*" >&3
+  echo "$*"
+}
+
+# fetch URL FILE   fails within seconds where nothing answers or nothing moves
+fetch() {
+  curl -fsSL --connect-timeout 5 --retry 2 --retry-max-time 20 --speed-limit 1000 --speed-time 20 -o "$2" "$1"
+}
+
+reachable() {
+  [ -z "${SPDK_K8S_OFFLINE:-}" ] && curl -sSL --connect-timeout 5 --max-time 15 -o /dev/null "$1"
+}
+
+# cached NAME COMMAND…   makes $CACHE/NAME once: COMMAND fills a temporary folder that is moved into place when whole
+cached() {
+  local name=$1 temporary
+  shift
+  [ ! -d "$CACHE/$name" ] || return 0
+  temporary=$(mktemp -d "$CACHE/tmp.XXXXXX")
+  chmod 0755 "$temporary"
+  if "$@" "$temporary"; then
+    mkdir -p "$(dirname "$CACHE/$name")"
+    mv -T "$temporary" "$CACHE/$name"
+  else
+    rm -rf "$temporary"
+    return 1
+  fi
+}
+
+# hash PATH…   twelve digits that change with any byte of these files and folders
+hash() {
+  find "$@" -type f ! -name '*_test.go' ! -name '*.md' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sed "s# $ROOT/# #" | sha256sum | cut -c1-12
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# May this user do what needs root?
+may_root() { [ "$(id -u)" = 0 ] || { has sudo && sudo -n true 2>/dev/null; }; }

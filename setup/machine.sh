@@ -1,0 +1,27 @@
+# shellcheck shell=bash
+# Is this a machine that can carry it? Everything that is wrong, at once.
+
+check_machine() {
+  local wrong=() available need=12 data folder free
+  [ "$(uname -sm)" = "Linux x86_64" ] || wrong+=("system is $(uname -sm): Linux x86_64 is needed")
+
+  available=$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)
+  ((available >= 6)) || wrong+=("memory: $available GiB available, 6 GiB are needed; end other programs or use a larger machine")
+
+  [ ! -e "$CACHE/complete" ] || need=4 # no toolchain left to build
+  data=$(docker info -f '{{.DockerRootDir}}' 2>/dev/null) || data=/var/lib/docker
+  [ -n "$data" ] || data=/var/lib/docker
+  for folder in "$CACHE" "$data"; do
+    while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+    free=$(df -Pk "$folder" | awk 'NR == 2 {print int($4 / 1048576)}')
+    ((free >= need)) || wrong+=("disk: $free GiB free at $folder, $need GiB are needed; make room there, or move the cache with SPDK_K8S_CACHE and Docker's data with data-root in /etc/docker/daemon.json")
+  done
+
+  if ! has docker && ! may_root; then
+    wrong+=("user $(id -un): neither root nor sudo without a password, and Docker is not installed; run as root, or install it: sudo apt-get install docker.io")
+  fi
+  if ((${#wrong[@]})); then
+    die "this machine does not serve; nothing was changed:" "${wrong[@]/#/  - }"
+  fi
+  echo "✓ machine             $available GiB memory, $free GiB disk available, $(nproc) CPUs"
+}

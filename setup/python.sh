@@ -1,0 +1,24 @@
+# shellcheck shell=bash
+# uv, and the environment that uv.lock pins, in .venv.
+
+python_environment() {
+  local uv
+  uv=$(uv_path)
+  export UV_PROJECT_ENVIRONMENT=$ROOT/.venv UV_PYTHON_PREFERENCE=system
+  "$uv" sync --frozen --quiet
+  did "$(.venv/bin/python --version), $(.venv/bin/python -c 'import importlib.metadata as m; print(len(list(m.distributions())))') packages of uv.lock"
+}
+
+# the user's uv if it is one that reads this lock, else ours
+uv_path() {
+  if has uv && uv lock --check --offline --quiet >/dev/null 2>&1; then
+    command -v uv
+  else
+    cached "uv-$UV" uv_install >&2
+    echo "$CACHE/uv-$UV/bin/uv"
+  fi
+}
+
+uv_install() { # by its package: PyPI is needed for the rest of the lock anyhow
+  python3 -m venv "$1" && "$1/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV"
+}

@@ -1,0 +1,103 @@
+"""Watch a video page as a user does: in Chromium, until the movie really plays.
+
+python -m tests.e2e.browser http://10.0.0.1:8080/ page.png
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--autoplay-policy=no-user-gesture-required",
+    "--window-size=1280,1000",
+)
+
+# null until the page has shown its first frames; the time must advance between two looks
+STATE = """
+const video = document.querySelector('video');
+if (!video || video.readyState < 3 || video.paused || !video.videoWidth) return null;
+return {
+  title: document.title,
+  source: video.currentSrc,
+  currentTime: video.currentTime,
+  width: video.videoWidth,
+  height: video.videoHeight,
+  muted: video.muted,
+  playlist: document.querySelectorAll('.vjs-playlist-item').length,
+  text: document.body.innerText,
+};
+"""
+
+
+def watch(url: str, screenshot: Path, *, timeout: float = 60) -> dict[str, Any]:
+    """Open url, wait until its video plays, and take a screenshot meanwhile.
+
+    Returns what is seen: title, source, currentTime, width, height, muted, playlist (number of entries), text, and
+    played (seconds that the video advanced while it was watched).
+    """
+    with tempfile.TemporaryDirectory(prefix="browser-") as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = _program("chromium", "google-chrome")
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        browser = webdriver.Chrome(options=options, service=Service(_program("chromedriver")))
+        try:
+            browser.set_page_load_timeout(timeout)
+            browser.get(url)
+            wait = WebDriverWait(browser, timeout, poll_frequency=0.2)
+            first = wait.until(lambda b: b.execute_script(STATE))
+
+            def further(b: webdriver.Chrome) -> dict[str, Any] | None:
+                state = b.execute_script(STATE)
+                played = _advance(first, state) if state else 0.0
+                return {**state, "played": played} if played >= 1 else None
+
+            state = wait.until(further)
+            if not browser.save_screenshot(str(screenshot)):
+                raise OSError(f"{screenshot}: the screenshot cannot be written")
+        except TimeoutException:
+            text = browser.execute_script("return document.body ? document.body.innerText : ''")
+            raise AssertionError(f"{url}: no video plays after {timeout:g} s; the page reads: {text!r}") from None
+        else:
+            return state
+        finally:
+            browser.quit()
+
+
+def _advance(before: dict[str, Any], now: dict[str, Any]) -> float:
+    """Seconds of video between two looks; the next movie starts at 0."""
+    if now["source"] != before["source"]:
+        return now["currentTime"]
+    return now["currentTime"] - before["currentTime"]
+
+
+def _program(*names: str) -> str:
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise FileNotFoundError(f"{' or '.join(names)} not found: apt-get install chromium chromium-driver")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    print(json.dumps(watch(sys.argv[1], Path(sys.argv[2])), indent=1))

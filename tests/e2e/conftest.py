@@ -1,0 +1,110 @@
+"""One stack for all end-to-end tests: brought up once, asserted on, brought down at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client, config
+
+from tests.pulumi_cli import Stack, show
+
+SUBNET = "172.30.96.0/24"
+COUNT = 3
+
+
+@dataclass(frozen=True)
+class Running:
+    stack: Stack
+    outputs: dict[str, Any]
+    core: client.CoreV1Api
+    key: Path
+
+    def docker(self, machine: str, *command: str) -> str:
+        """Run on a dev machine."""
+        return self._run("docker", "exec", f"spdk-k8s-{self.stack.name}-{machine}", *command)
+
+    def guest(self, command: str) -> str:
+        """Run in the worker VM, as its user would: by SSH."""
+        address = self.outputs["nodes"]["worker2"]
+        return self._run("ssh", "-i", str(self.key), "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR",
+                         "-o", "UserKnownHostsFile=/dev/null", f"root@{address}", command)  # fmt: skip
+
+    @staticmethod
+    def _run(*command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout
+
+
+def traces() -> dict[str, str]:
+    """What a stack could leave on this machine, by where it would be seen."""
+
+    def seen(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    return {
+        "containers": seen("docker", "ps", "-a", "--format", "{{.Names}}"),
+        "networks": seen("docker", "network", "ls", "--format", "{{.Name}}"),
+        "volumes": seen("docker", "volume", "ls", "-q"),
+        "links": seen("ip", "-o", "link", "show", "type", "bridge") + seen("ip", "tuntap", "list"),
+        "routes": seen("ip", "route"),
+        "mounts": seen("findmnt", "-rno", "TARGET"),
+        "hugepages": Path("/proc/sys/vm/nr_hugepages").read_text(),
+        "trusted registries": "\n".join(map(str, Path("/etc/docker/certs.d").glob("*"))),
+    }
+
+
+@pytest.fixture(scope="session")
+def traces_before() -> dict[str, str]:
+    return traces()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str]) -> Iterator[Stack]:
+    """The tests' stack; whatever happens, nothing of it stays."""
+    made = Stack("e2e", tmp_path_factory.mktemp("state"))
+    made.init(**{"numinst": str(COUNT), "machines.kind": "containers", "machines.subnet": SUBNET})
+    yield made
+    code, output = made.try_run("destroy", "--yes", "--skip-preview")
+    assert code == 0, output[-3000:]
+    made.remove()
+
+
+def interrupted_up(stack: Stack) -> str:
+    """`up` with a Ctrl-C while machines are there and images are on their way; what it printed."""
+    process = stack.start("up", "--yes", "--skip-preview")
+    assert process.stdout
+    printed: list[str] = []
+    for line in process.stdout:
+        printed.append(show(line))
+        if "registry-trust created" in line:
+            os.kill(process.pid, signal.SIGINT)
+            break
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode != 0
+    assert "registry-trust created" in printed[-1], "".join(printed)[-3000:]
+    return "".join(printed) + output
+
+
+@pytest.fixture(scope="session")
+def running(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """Brought up in two goes: the first is interrupted, the second has nothing repaired for it."""
+    interrupted_up(stack)
+    began = time.monotonic()
+    stack.run("up", "--yes", "--skip-preview", timeout=2400)
+    print(f"\nup took {time.monotonic() - began:.0f} s")
+    outputs = stack.outputs()
+    config.load_kube_config_from_dict(yaml.safe_load(outputs["kubeconfig"]))
+    key = tmp_path_factory.mktemp("ssh") / "key"
+    key.touch(mode=0o600)
+    key.write_text(outputs["sshKey"])
+    return Running(stack, outputs, client.CoreV1Api(), key)

@@ -1,0 +1,228 @@
+"""What a user notices of a running stack. In this order: asked, changed, gone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shlex
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from kubernetes import client
+
+from components.hosts import script
+from components.render import CLAIM, NAMESPACE, VHOST, VIDEO, disk_path
+from tests.e2e.conftest import COUNT, Running, traces
+
+pytestmark = pytest.mark.e2e
+
+ORDINALS = range(COUNT)
+
+
+def get(url: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, headers=headers or {})
+    with opener.open(request, timeout=30) as response:
+        return response.status, response.read()
+
+
+def test_every_node_is_ready_and_labelled(running: Running) -> None:
+    nodes = {n.metadata.name: n for n in running.core.list_node().items}
+    assert set(nodes) == {"master", "worker1", "worker2"}
+    for name, node in nodes.items():
+        assert {c.type: c.status for c in node.status.conditions}["Ready"] == "True", name
+        assert node.metadata.labels["type1"] == name
+        assert node.status.node_info.kubelet_version == "v1.36.3"
+    assert "node-role.kubernetes.io/control-plane" in nodes["master"].metadata.labels
+
+
+def is_ready(pod: client.V1Pod) -> bool:
+    states = pod.status.container_statuses or []
+    return pod.status.phase == "Running" and bool(states) and all(c.ready for c in states)
+
+
+def test_every_pod_runs_and_cluster_dns_answers(running: Running) -> None:
+    end = time.monotonic() + 90  # the cluster's own pods may still start when the videos play
+    while waiting := [p.metadata.name for p in running.core.list_pod_for_all_namespaces().items if not is_ready(p)]:
+        assert time.monotonic() < end, waiting
+        time.sleep(1)
+    dns = running.core.list_namespaced_pod("kube-system", label_selector="k8s-app=kube-dns").items
+    assert len(dns) == 2
+    service = running.core.read_namespaced_service("kube-dns", "kube-system").spec.cluster_ip
+    answer = running.guest(f"python3 -c {shlex.quote(DNS_QUERY)} {service}")
+    assert "10.96.0.1" in answer
+
+
+# `kubernetes.default` asked of the cluster's DNS through its service address: kube-proxy, routes and CoreDNS at once
+DNS_QUERY = """
+import socket, sys
+name = b"".join(bytes([len(part)]) + part for part in b"kubernetes.default.svc.cluster.local".split(b"."))
+query = b"\\x12\\x34\\x01\\x00\\x00\\x01" + bytes(6) + name + b"\\x00\\x00\\x01\\x00\\x01"
+asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asked.settimeout(10)
+asked.sendto(query, (sys.argv[1], 53))
+print(socket.inet_ntoa(asked.recv(512)[-4:]))
+"""
+
+
+def test_the_registry_wants_tls_and_a_login(running: Running) -> None:
+    registry = running.outputs["registry"]
+    trusting = ssl.create_default_context(cafile=f"/etc/docker/certs.d/{registry}/ca.crt")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        opener.open(f"https://{registry}/v2/{VIDEO}/tags/list", timeout=10)
+    assert refused.value.code == 401
+    with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+        get(f"https://{registry}/v2/")
+    with pytest.raises(urllib.error.HTTPError) as plain:
+        get(f"http://{registry}/v2/")
+    assert plain.value.code == 400
+
+
+@pytest.mark.parametrize("app", [VHOST, VIDEO])
+def test_pods_run_images_of_the_private_registry_by_digest(running: Running, app: str) -> None:
+    pods = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={app}").items
+    assert pods
+    for pod in pods:
+        for container in pod.spec.containers:
+            assert re.fullmatch(
+                rf"{re.escape(running.outputs['registry'])}/{app}@sha256:[0-9a-f]{{64}}", container.image
+            )
+
+
+def test_video_pods_are_unprivileged(running: Running) -> None:
+    for pod in running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VIDEO}").items:
+        context = pod.spec.containers[0].security_context
+        assert pod.spec.security_context.run_as_non_root
+        assert context.read_only_root_filesystem
+        assert context.capabilities.drop == ["ALL"]
+        assert not context.privileged
+
+
+def movies(running: Running, ordinal: int) -> list[str]:
+    _, body = get(running.outputs["pages"][ordinal] + "playlist.json")
+    names = re.findall(r"[\w./-]+\.mp4", body.decode())
+    assert names
+    return names
+
+
+@pytest.mark.parametrize("ordinal", ORDINALS)
+def test_a_movie_by_ranges_is_the_one_of_the_pods_own_playlist(running: Running, ordinal: int) -> None:
+    page = running.outputs["pages"][ordinal]
+    movie = movies(running, ordinal)[0]
+    parts = []
+    for start in (0, 10_000):
+        status, body = get(page + movie.lstrip("/"), {"Range": f"bytes={start}-{start + 9_999 if start == 0 else ''}"})
+        assert status == 206
+        parts.append(body)
+    assert len(parts[0]) == 10_000
+    source = f"/srv/media/mp4-{ordinal + 1}/{Path(movie).name}"
+    expected = running.docker("worker1", "sha256sum", source).split()[0]
+    assert hashlib.sha256(b"".join(parts)).hexdigest() == expected
+
+
+@pytest.mark.parametrize("ordinal", ORDINALS)
+def test_each_pod_has_its_own_vhost_disk(running: Running, ordinal: int) -> None:
+    claim = running.core.read_namespaced_persistent_volume_claim(f"{CLAIM}-{VIDEO}-{ordinal}", NAMESPACE)
+    volume = running.core.read_persistent_volume(claim.spec.volume_name)
+    assert volume.spec.local.path == disk_path(ordinal)
+    device = running.guest(f"readlink -f {disk_path(ordinal)}").strip()
+    pod = running.core.read_namespaced_pod(f"{VIDEO}-{ordinal}", NAMESPACE)
+    mounted = running.guest(f"grep '^{device} ' /proc/mounts")
+    assert pod.metadata.uid in mounted
+    assert " ext4 " in mounted
+    # and the very bytes of the movie lie on the target's disk of that number, seen from the vhost pod's side
+    marker = json.loads(get(running.outputs["pages"][ordinal] + "marker")[1])
+    assert marker["ordinal"] == ordinal
+    running.guest("sync")
+    disk = f"/var/lib/kubelet/pods/*/volumes/kubernetes.io~empty-dir/disks/vhost.{ordinal}"
+    found = running.docker("worker1", "sh", "-c", f'grep -ac \'"playlist": "mp4-{ordinal + 1}"\' {disk}')
+    assert int(found) > 0
+
+
+@pytest.mark.parametrize("ordinal", ORDINALS)
+def test_rtmp_plays(running: Running, ordinal: int) -> None:
+    movie = Path(movies(running, ordinal)[0]).name
+    url = f"{running.outputs['streams'][ordinal]}/{movie}"
+    probe = subprocess.run(
+        ["ffprobe", "-v", "error", "-of", "json", "-show_streams", url], capture_output=True, text=True, timeout=90
+    )
+    assert probe.returncode == 0, probe.stderr
+    assert {s["codec_type"] for s in json.loads(probe.stdout)["streams"]} == {"video", "audio"}
+
+
+@pytest.mark.parametrize("ordinal", ORDINALS)
+def test_a_browser_plays_the_page(running: Running, ordinal: int, tmp_path: Path) -> None:
+    from tests.e2e.browser import watch
+
+    seen = watch(running.outputs["pages"][ordinal], tmp_path / "page.png")
+    assert seen["title"] == "Cinabro Video Server"
+    assert seen["currentTime"] > 0
+
+
+def test_the_last_log_line_tells_where_a_pod_serves(running: Running) -> None:
+    for ordinal in ORDINALS:
+        log = running.core.read_namespaced_pod_log(f"{VIDEO}-{ordinal}", NAMESPACE, tail_lines=1)
+        assert log.strip() == f"{running.outputs['nodes']['worker2']}:{8080 + ordinal} rtmp:{1935 + ordinal}"
+
+
+def test_a_second_up_changes_nothing(running: Running) -> None:
+    output = running.stack.run("up", "--yes", "--skip-preview")
+    assert re.search(r"Resources:\s+\d+ unchanged", output), output[-2000:]
+    assert not re.search(r"\d+ (created|updated|replaced|deleted)", output)
+
+
+def test_no_secret_in_the_state_or_the_outputs(running: Running) -> None:
+    state = running.stack.run("stack", "export", "--stack", running.stack.name)
+    assert "PRIVATE KEY" not in state
+    kubeconfig_key = re.search(r"client-key-data: (\S+)", running.outputs["kubeconfig"])
+    assert kubeconfig_key
+    assert kubeconfig_key[1] not in state
+    assert base64.b64decode(kubeconfig_key[1]).decode() not in state
+
+
+def test_n_grows_and_shrinks_while_everything_runs(running: Running) -> None:
+    before = {p.metadata.name: p.metadata.uid for p in running.core.list_namespaced_pod(NAMESPACE).items}
+    running.stack.run("config", "set", "numinst", str(COUNT + 1))
+    running.stack.run("up", "--yes", "--skip-preview")
+    assert get(running.stack.outputs()["pages"][COUNT])[0] == 200
+    running.stack.run("config", "set", "numinst", str(COUNT))
+    running.stack.run("up", "--yes", "--skip-preview")
+    after = {p.metadata.name: p.metadata.uid for p in running.core.list_namespaced_pod(NAMESPACE).items}
+    assert after == before
+    assert running.guest(f"test -e {disk_path(COUNT)} || echo gone").strip() == "gone"
+
+
+def test_a_registry_port_that_is_taken_is_refused(running: Running) -> None:
+    machine = f"spdk-k8s-{running.stack.name}-worker1"
+    running.docker("worker1", "sh", "-c", "socat TCP-LISTEN:5000,fork /dev/null >/dev/null 2>&1 & echo $! >/run/taken")
+    running.docker(
+        "worker1",
+        "sh",
+        "-c",
+        "for i in $(seq 50); do ss -Hltn 'sport = :5000' | grep -q . && exit; sleep 0.1; done; exit 1",
+    )
+    try:
+        refused = subprocess.run(
+            ["docker", "exec", "-i", machine, "bash", "-s", "up"],
+            input=script("registry", {"PORT": "5000"}), capture_output=True, text=True,
+        )  # fmt: skip
+    finally:
+        running.docker("worker1", "sh", "-c", "kill $(cat /run/taken); rm /run/taken")
+    assert refused.returncode != 0
+    assert "spdk-k8s:registry.port = 5000: socat on worker1 listens there already" in refused.stderr
+    assert "pulumi config set --path registry.port 5001" in refused.stderr
+
+
+def test_down_leaves_no_trace(running: Running, traces_before: dict[str, str]) -> None:
+    running.stack.run("destroy", "--yes", "--skip-preview")
+    after = traces()
+    for where, before in traces_before.items():
+        assert after[where] == before, where

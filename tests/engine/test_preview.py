@@ -1,0 +1,99 @@
+"""The real engine on an empty stack: what a pull request's preview shows, and what bad config is answered."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.pulumi_cli import ROOT, Stack
+
+pytestmark = pytest.mark.engine
+
+
+def test_a_first_preview_shows_every_resource_and_makes_none(stack: Stack) -> None:
+    output = stack.run("preview")
+    for resource in ("DevMachines", "Registry", "Images", "Cluster", "WorkerVm", "Vhost", "Video", "StatefulSet"):
+        assert resource in output
+    assert re.search(r"\+ \d+ to create", output)
+    assert "error" not in output
+    made = subprocess.run(
+        ["docker", "ps", "-aq", "--filter", "name=spdk-k8s-engine"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout == ""
+
+
+def test_n_more_instances_are_n_more_disks_and_volumes(stack: Stack) -> None:
+    def to_create() -> int:
+        found = re.search(r"\+ (\d+) to create", stack.run("preview"))
+        assert found
+        return int(found[1])
+
+    three = to_create()
+    stack.run("config", "set", "numinst", "24")
+    assert to_create() == three + 21 * 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("numinst", "three", "must be a whole number from 1 to 128; mend: pulumi config set numinst 3"),
+        ("numinst", "1000", "must be a whole number from 1 to 128; mend: pulumi config set numinst 3"),
+        ("numinst", "0", "must be a whole number from 1 to 128; mend: pulumi config set numinst 3"),
+        ("numnist", "3", "did you mean spdk-k8s:numinst?"),
+    ],
+)
+def test_bad_config_is_refused_before_anything_starts(stack: Stack, key: str, value: str, named: str) -> None:
+    stack.run("config", "set", key, "--", value)
+    code, output = stack.try_run("preview")
+    assert code != 0
+    assert named in re.sub(r"\s+", " ", output)
+    assert "nothing was started" in output
+    assert "Traceback" not in output
+
+
+def test_minus_one_is_refused(stack: Stack) -> None:
+    stack.run("config", "set", "numinst", "--", "-1")
+    code, output = stack.try_run("preview")
+    assert code != 0
+    assert "spdk-k8s:numinst = -1: must be a whole number from 1 to 128" in output
+
+
+def preflight(subnet: str = "172.30.95.0/24", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "scripts" / "preflight_local.sh", subnet, "spdk-k8s-engine"],
+        env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def other_network() -> Iterator[str]:
+    subprocess.run(
+        ["docker", "network", "create", "--subnet", "172.30.94.0/24", "spdk-k8s-other"], check=True, capture_output=True
+    )
+    yield "172.30.94.0/24"
+    subprocess.run(["docker", "network", "rm", "spdk-k8s-other"], check=True, capture_output=True)
+
+
+def test_a_free_machine_passes_preflight() -> None:
+    assert preflight().returncode == 0, preflight().stderr
+
+
+def test_a_subnet_in_use_is_refused(other_network: str) -> None:
+    refused = preflight("172.30.94.128/25")
+    assert refused.returncode != 0
+    assert f"overlaps {other_network} of Docker network spdk-k8s-other" in refused.stderr
+    assert "pulumi config set --path machines.subnet" in refused.stderr
+
+
+def test_a_nearly_full_disk_is_refused() -> None:
+    refused = preflight(SPDK_K8S_MIN_DISK_MIB="999999999")
+    assert refused.returncode != 0
+    assert "MiB free, the dev machines need 999999999 MiB" in refused.stderr
+
+
+def test_no_docker_engine_is_said_with_a_remedy(stack: Stack) -> None:
+    refused = preflight(DOCKER_HOST="unix:///nonexistent/docker.sock")
+    assert refused.returncode != 0
+    assert "no Docker engine answers; remedy: make setup" in refused.stderr

@@ -1,0 +1,94 @@
+"""The Pulumi CLI as a user has it, on a stack of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def show(line: str) -> str:
+    """Pass a line of the CLI's on to the terminal, past pytest's capture, when it ends a resource's step."""
+    if re.search(r" (created|updated|replaced|deleted|failed\*\*)( \(\d.*| error.*)?$", line):
+        print(time.strftime("%H:%M:%S"), line.rstrip()[:150], file=sys.__stderr__, flush=True)
+    return line
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack named `name` with its own state folder and config file; its machines never meet a user's own stack."""
+
+    name: str
+    state: Path
+
+    @property
+    def config_file(self) -> Path:
+        return ROOT / f"Pulumi.{self.name}.yaml"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        self.state.mkdir(parents=True, exist_ok=True)
+        return {
+            **os.environ,
+            "PULUMI_BACKEND_URL": f"file://{self.state}",
+            "PULUMI_CONFIG_PASSPHRASE": "a test's",
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+        }
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        chosen = [] if args[0] == "stack" else ["--stack", self.name]
+        command = ["pulumi", "--non-interactive", "--color", "never", *chosen, *args]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C of a test reaches only it
+        )
+
+    def try_run(self, *args: str, timeout: float = 900) -> tuple[int, str]:
+        """Exit code and all output; what is made and unmade is shown as it happens."""
+        process = self.start(*args)
+        killer = threading.Timer(timeout, os.killpg, (process.pid, signal.SIGKILL))
+        killer.start()
+        printed = [show(line) for line in process.stdout or ()]
+        code = process.wait()
+        killer.cancel()
+        assert code != -signal.SIGKILL, f"pulumi {' '.join(args)} took over {timeout} s:\n{''.join(printed)[-3000:]}"
+        return code, "".join(printed)
+
+    def run(self, *args: str, timeout: float = 900) -> str:
+        code, output = self.try_run(*args, timeout=timeout)
+        assert code == 0, f"pulumi {' '.join(args)}:\n{output[-6000:]}"
+        return output
+
+    def init(self, **config: str) -> None:
+        self.config_file.unlink(missing_ok=True)
+        self.run("stack", "init", self.name)
+        for key, value in config.items():
+            self.run("config", "set", "--path", key, value)
+
+    def outputs(self) -> dict[str, Any]:
+        process = subprocess.run(
+            ["pulumi", "stack", "output", "--json", "--show-secrets", "--stack", self.name],
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        made: dict[str, Any] = json.loads(process.stdout)
+        return made
+
+    def remove(self) -> None:
+        self.run("stack", "rm", "--yes", "--force", self.name)
+        self.config_file.unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""Renderers: what they promise, and their whole text against golden files (`pytest --golden` writes them anew)."""
+
+import itertools
+import json
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components import render
+
+pytestmark = pytest.mark.unit
+
+POD_CIDR = IPv4Network("10.244.0.0/16")
+NODES = [IPv4Address(f"192.0.2.{i}") for i in (11, 12, 13)]
+GOLDEN = Path(__file__).parent / "golden"
+
+TEXTS = {
+    "registry.yml": render.registry_config(port=5000, tls=True),
+    "hosts.toml": render.registry_hosts(
+        "https://192.0.2.11:5000", host="192.0.2.11:5000", user="spdk-k8s", password="example", tls=True
+    ),
+    "cni.conflist": render.cni_config(POD_CIDR, 1),
+    "routes.sh": render.routes(POD_CIDR, NODES, 1),
+    "kubeadm-init-container.yaml": render.kubeadm_init(
+        version="1.36.3",
+        repository="192.0.2.11:5000",
+        address=NODES[0],
+        pod_cidr=POD_CIDR,
+        service_cidr=IPv4Network("10.96.0.0/16"),
+        in_container=True,
+    ),
+    "kubeadm-join.yaml": render.kubeadm_join(
+        node="worker2", api_server="192.0.2.11:6443", ca_hash="sha256:00", in_container=False
+    ),
+    "vhost.json": render.vhost_config(numinst=2, disk_mib=128, block_size=4096, queues=1),
+    "qemu.args": "\n".join(
+        render.qemu_args(vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=9, vnc="127.0.0.1:2")
+    ),
+    "user-data.yaml": render.cloud_init_user_data(
+        hostname="worker2",
+        authorized_key="ssh-ed25519 AAAA client",
+        host_private="PRIVATE\n",
+        host_public="PUBLIC",
+        nameservers=["192.0.2.1"],
+    ),
+    "network-config.yaml": render.cloud_init_network(
+        mac="DE:AD:BE:EF:01:41", address=NODES[2], prefix=24, gateway=IPv4Address("192.0.2.1")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_golden(name: str, request: pytest.FixtureRequest) -> None:
+    path = GOLDEN / name
+    if request.config.getoption("--golden"):
+        path.write_text(TEXTS[name] + "\n")
+    assert TEXTS[name] + "\n" == path.read_text()
+
+
+def test_every_ordinal_has_a_pci_path_and_a_port_of_its_own() -> None:
+    ordinals = range(128)
+    assert len({render.disk_path(i) for i in ordinals}) == 128
+    assert len({render.root_port(i) for i in ordinals}) == 128
+    assert render.disk_path(0) == "/dev/disk/by-path/pci-0000:01:00.0"
+    assert render.disk_path(127) == "/dev/disk/by-path/pci-0000:80:00.0"
+
+
+def test_root_ports_fit_the_bus_beside_the_fixed_devices() -> None:
+    args = render.qemu_args(vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=128, vnc=":2")
+    addresses = [word.split("addr=")[1].split(",")[0] for word in args if "addr=" in word]
+    assert len(addresses) == len(set(addresses))
+    slots = {int(a.partition(".")[0], 16) for a in addresses}
+    assert max(slots) < 31  # 31 is q35's own
+    assert not {s for s in slots if s < render.FIRST_PORT_SLOT} & {
+        int(render.root_port(i).partition(".")[0], 16) for i in range(128)
+    }
+
+
+def test_the_path_of_a_disk_does_not_depend_on_how_many_there_are() -> None:
+    few, many = (json.loads(render.vhost_config(numinst=n, disk_mib=64, block_size=4096, queues=1)) for n in (3, 24))
+    assert many["disks"][:3] == few["disks"]
+
+
+def test_pod_subnets_never_overlap() -> None:
+    subnets = [render.pod_subnet(POD_CIDR, i) for i in range(16)]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(subnets, 2))
+
+
+@pytest.mark.parametrize("name", [n for n in TEXTS if n.endswith((".yaml", ".yml"))])
+def test_yaml_can_be_read_back(name: str) -> None:
+    assert all(isinstance(document, dict) for document in yaml.safe_load_all(TEXTS[name]))

@@ -1,0 +1,49 @@
+"""Every shell file of the project is clean under shellcheck, and what is sent to a machine quotes what it is given."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from components import hosts
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+
+
+def shell_files() -> list[Path]:
+    """Everything of ours that a shell reads: it says so in its first line."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    files = [ROOT / name for name in tracked if (ROOT / name).is_file()]
+    first_line = re.compile(rb"#!.*\b(ba)?sh\b|# shellcheck shell=")
+    return [f for f in files if first_line.match(f.read_bytes()[:60])]
+
+
+def test_shellcheck() -> None:
+    files = shell_files()
+    assert len(files) > 10
+    run = subprocess.run(["shellcheck", "-x", "-P", "SCRIPTDIR", *map(str, files)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("value", ["plain", "two words", "it's", '"$(touch pwned)"', "`id`", "line\nline", "\\", "é"])
+def test_values_reach_a_script_as_they_are(value: str, tmp_path: Path) -> None:
+    text = hosts.script("ready", {"VALUE": value}).partition("step() {")[0] + 'printf %s "$VALUE"'
+    run = subprocess.run(["bash", "-s"], input=text, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert run.stdout == value
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "step", [p.stem for p in (ROOT / "scripts").glob("*.sh") if p.read_text().startswith("# shellcheck shell")]
+)
+def test_every_step_parses_as_it_is_sent(step: str) -> None:
+    if step == "lib":
+        return
+    text = hosts.script(step, {})
+    assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+    assert "step() {" in text
