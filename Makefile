@@ -1,12 +1,14 @@
 # A thin layer over the plain tools; after `make setup` they work by themselves: eval "$(make env)"
 STACK ?= dev
 NUMINST ?=
+export VHOST_BACKEND SPDK_SOURCE
 ARGS ?=
 ENV = eval "$$(setup/env)"
 
 .PHONY: help setup up preview status down test env
 help:
 	@echo 'make up [STACK=dev] [NUMINST=N]   machine ready, stack up, status'
+	@echo '   [VHOST_BACKEND=spdk] [SPDK_SOURCE=DIR]   for this run only'
 	@echo 'make status | preview | down      [STACK=dev]'
 	@echo 'make test [ARGS="-m unit"]        all checks and tests'
 	@echo 'eval "$$(make env)"                the environment for pulumi, kubectl and pytest'

@@ -1,5 +1,7 @@
 """From bare machines to N videos playing, each from its own vhost-user-blk disk. Start reading here."""
 
+import os
+
 import pulumi
 import pulumi_docker as docker
 import pulumi_kubernetes as kubernetes
@@ -11,7 +13,7 @@ from components.dev_machines import DevMachines
 from components.images import Images
 from components.pins import PINS
 from components.registry import Registry
-from components.render import NAMESPACE, VHOST, VIDEO, vhost_config
+from components.render import NAMESPACE, VHOST, VIDEO, Disks, spdk_args, spdk_config, vhost_config
 from components.vhost import Vhost
 from components.video import Video
 from components.worker_vm import MEDIA, WorkerVm
@@ -49,7 +51,11 @@ registry = Registry(
 )
 images = Images("images", registry=registry.address, login=registry.login, ready=registry.ready, opts=on_engine)
 guest_image = images.build("guest", "node", {"BASE": debian}, target="guest")
-vhost_image = images.build(VHOST, "vhost", {"BASE": debian}, target=config.vhost.backend)
+backend, reason = config.backend(cpus=os.cpu_count() or 1, release="SPDK_RELEASE" in os.environ)
+pulumi.info(f"vhost backend: {backend}, because {reason}")
+spdk = backend == "spdk"
+source = images.spdk_source(config.vhost.source, debian) if spdk else None
+vhost_image = images.build(VHOST, "vhost", {"BASE": debian}, target=backend, source=source)
 video_image = images.build(VIDEO, "video", {"BASE": debian})
 media_image = (
     None
@@ -97,6 +103,7 @@ vm = WorkerVm(
     queues=config.vm.queues,
     disk_slots=config.vm.disk_slots,
     vnc=config.vm.vnc,
+    hugepage_size=config.vm.hugepage_size,
     nic="eth0",
 )
 worker2 = dev.host("worker2", nodes["worker2"], worker1.deleted_with, after=[vm.answers])
@@ -110,18 +117,35 @@ namespace = kubernetes.core.v1.Namespace(
     metadata={"name": NAMESPACE},
     opts=pulumi.ResourceOptions(provider=cluster.provider, deleted_with=cluster.control_plane),
 )
+disks = Disks(
+    numinst=config.numinst,
+    slots=config.vm.disk_slots,
+    mib=config.vhost.disk_mib,
+    block_size=config.vhost.block_size,
+    queues=config.vm.queues,
+    bdev=config.vhost.bdev,
+    devices=config.vhost.devices,
+)
+hugepage_size = config.vhost.hugepage_size if spdk else "none"
 vhost = Vhost(
     "vhost",
     namespace=namespace.metadata["name"],
     image=vhost_image,
     node=worker1.name,
-    config=vhost_config(
-        numinst=config.numinst,
-        disk_mib=config.vhost.disk_mib,
-        block_size=config.vhost.block_size,
-        queues=config.vm.queues,
-    ),
+    config={"vhost.json": vhost_config(disks), **({"spdk.json": spdk_config(disks)} if spdk else {})},
+    args=spdk_args(
+        memory_mib=config.vhost_memory_mib,
+        cpu_mask=config.vhost.cpu_mask,
+        hugepages=hugepage_size != "none",
+        pci=config.vhost.bdev == "nvme",
+    )
+    if spdk
+    else [],
+    cpu=str(len(config.vhost.cores)) if spdk else "100m",
     memory_mib=config.vhost_memory_mib,
+    hugepage_size=hugepage_size,
+    files=config.vhost.files if config.vhost.bdev == "aio" else None,
+    devices=bool(config.vhost.devices),
     depends_on=[worker1_joined],
     opts=in_cluster,
 )
@@ -144,6 +168,7 @@ video = Video(
 pulumi.export("numinst", config.numinst)
 pulumi.export("kubeconfig", pulumi.Output.secret(cluster.kubeconfig))
 pulumi.export("registry", registry.address)
+pulumi.export("vhost", {"backend": backend, "reason": reason})
 pulumi.export("accel", pulumi.Output.unsecret(vm.accel))
 pulumi.export("nodes", {name: str(address) for name, address in nodes.items()})
 pulumi.export("sshKey", dev.key("client", "private"))

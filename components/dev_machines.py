@@ -11,7 +11,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components.hosts import SCRIPTS, Host
+from components.hosts import Host
 from components.images import content_tag
 
 
@@ -40,7 +40,7 @@ class DevMachines(pulumi.ComponentResource):
 
         preflight = local.Command(
             f"{name}-preflight",
-            create=f"exec {SCRIPTS / 'preflight_local.sh'} {subnet} {project}",
+            create=f"exec scripts/preflight_local.sh {subnet} {project}",
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
             opts=child,
@@ -48,7 +48,7 @@ class DevMachines(pulumi.ComponentResource):
         names = [*containers, *guests]
         keys = local.Command(
             f"{name}-keys",
-            create=f"exec {SCRIPTS / 'keys.sh'} client {' '.join(names)}",
+            create=f"exec scripts/keys.sh client {' '.join(names)}",
             logging=local.Logging.NONE,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight], additional_secret_outputs=["stdout"]),

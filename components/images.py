@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
+from pulumi_command import local
+
+from components.pins import PINS
 
 ROOT = Path(__file__).parent.parent / "images"
 
 
 def content_tag(folder: str, *more: str) -> str:
     """Twelve hexadecimal digits that change with any file of images/`folder` or any of `more`."""
+    return tree_digest(ROOT / folder, *more)
+
+
+def tree_digest(root: Path, *more: str, without: str = "") -> str:
+    """Twelve hexadecimal digits of every file's name, mode and content in `root`, except in its folder `without`."""
     digest = hashlib.sha256("\0".join(more).encode())
-    for path in sorted((ROOT / folder).rglob("*")):
-        if path.is_file():
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root)
+        if path.is_file() and inside.parts[0] != without:
             mode = "x" if path.stat().st_mode & 0o100 else "-"
-            digest.update(f"\0{path.relative_to(ROOT)}\0{mode}\0".encode() + path.read_bytes())
+            digest.update(f"\0{inside}\0{mode}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image with source, by its name in the engine, and the resource that makes it."""
+
+    image: str
+    made_by: pulumi.Resource
 
 
 class Images(pulumi.ComponentResource):
@@ -52,12 +70,16 @@ class Images(pulumi.ComponentResource):
         *,
         target: str | None = None,
         tag: str | None = None,
+        source: Source | None = None,
     ) -> pulumi.Output[str]:
         """Build images/`folder` and push it as `name`; returns "registry/name@sha256:…".
 
-        tag: for names that others choose (kubeadm's); else a hash of the content.
+        tag: for names that others choose (kubeadm's); else a hash of the content. source: of SPDK, see `spdk_source`.
         """
+        if source:
+            args = {**args, "SPDK_SOURCE": source.image}
         tag = tag or content_tag(folder, target or "", *(f"{k}={v}" for k, v in sorted(args.items())))
+        after = [*self._ready, *([source.made_by] if source else [])]
         image = docker.Image(
             f"{name}-image",
             image_name=f"{self._registry}/{name}:{tag}",
@@ -69,6 +91,35 @@ class Images(pulumi.ComponentResource):
                 args=dict(args),
             ),
             registry=self._login,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=self._ready, replace_with=self._ready),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=after, replace_with=self._ready),
         )
         return image.repo_digest
+
+    def spdk_source(self, folder: str | None, base: str) -> Source:
+        """An image, only in the engine, with SPDK's source in /spdk: that of `folder`, or of the pinned release."""
+        if folder:
+            name = f"spdk-k8s/spdk-source:{tree_digest(Path(folder), without='.git')}"
+            made = local.Command(
+                "spdk-source",
+                create="exec scripts/spdk_source.sh",
+                environment={"FOLDER": folder, "IMAGE": name},
+                logging=local.Logging.STDERR,
+                add_previous_output_in_env=False,
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+            return Source(name, made)
+        name = f"spdk-k8s/spdk-source:v{PINS['SPDK']}"
+        args = {"BASE": base, "SPDK_VERSION": PINS["SPDK"], "SPDK_COMMIT": PINS["SPDK_COMMIT"]}
+        image = docker.Image(
+            "spdk-source",
+            image_name=name,
+            build=docker.DockerBuildArgs(
+                context="images/spdk-source",
+                dockerfile="images/spdk-source/Dockerfile",
+                platform="linux/amd64",
+                args=args,
+            ),
+            skip_push=True,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return Source(name, image)

@@ -9,7 +9,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import render
-from components.hosts import SCRIPTS, Host
+from components.hosts import Host
 
 USER = "spdk-k8s"
 
@@ -36,7 +36,7 @@ class Registry(pulumi.ComponentResource):
         url = f"{'https' if tls else 'http'}://{self.address}"
         certificate = local.Command(
             f"{name}-certificate",
-            create=f"exec {SCRIPTS / 'certificate.sh'} {ip}",
+            create=f"exec scripts/certificate.sh {ip}",
             logging=local.Logging.NONE,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self, additional_secret_outputs=["stdout"]),
@@ -65,9 +65,9 @@ class Registry(pulumi.ComponentResource):
         # Where the engine that pushes looks for whom to trust; it belongs to this machine, so it is removed at the end.
         trust = local.Command(
             f"{name}-trust",
-            create=f"exec {SCRIPTS / 'engine_trust.sh'} up {self.address}",
-            update=f"exec {SCRIPTS / 'engine_trust.sh'} up {self.address}",
-            delete=f"exec {SCRIPTS / 'engine_trust.sh'} down {self.address}",
+            create=f"exec scripts/engine_trust.sh up {self.address}",
+            update=f"exec scripts/engine_trust.sh up {self.address}",
+            delete=f"exec scripts/engine_trust.sh down {self.address}",
             stdin=ca,
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,

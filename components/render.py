@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -190,6 +191,8 @@ def kubeadm_init(
             "syncFrequency": "10s",
             # and `make status` shows how full the disks are, not how full they were
             "volumeStatsAggPeriod": "10s",
+            # up to 128 video pods on one VM; they need no addresses of their own
+            "maxPods": 200,
         },
         proxy,
     )
@@ -224,31 +227,111 @@ def _node_registration(node: str, in_container: bool) -> dict[str, Any]:
 # --- vhost -----------------------------------------------------------------------------------------------------------
 
 
-def vhost_config(*, numinst: int, disk_mib: int, block_size: int, queues: int) -> str:
+BDEV_FOLDER = "/disks"  # in the vhost pod: of disks in memory, or worker1's folder of files
+
+
+@dataclass(frozen=True)
+class Disks:
+    """What the vhost target serves: instance i's disk is vhost.i, on bdev Malloci, Aioi or Nvmein1.
+
+    bdev: malloc, aio or nvme. devices: block devices or PCI addresses; empty: files. slots: as many as there may be.
+    """
+
+    numinst: int
+    slots: int
+    mib: int
+    block_size: int
+    queues: int
+    bdev: str = "malloc"
+    devices: Sequence[str] = ()
+
+    def file(self, ordinal: int) -> str | None:
+        """Backing file or block device, as the vhost pod sees it."""
+        if self.bdev == "nvme":
+            return None
+        return self.devices[ordinal] if self.devices else f"{BDEV_FOLDER}/vhost.{ordinal}"
+
+
+def vhost_config(disks: Disks) -> str:
     """What the vhost pod serves, as JSON: one disk and one vhost-user-blk export for each instance."""
     return json.dumps(
         {
-            "blockSize": block_size,
-            "queues": queues,
-            "disks": [{"name": f"vhost.{i}", "socket": socket_path(i), "mib": disk_mib} for i in range(numinst)],
+            "sockets": SOCKETS,
+            "bdev": disks.bdev,
+            "blockSize": disks.block_size,
+            "queues": disks.queues,
+            "disks": [
+                {"name": f"vhost.{i}", "socket": socket_path(i), "mib": disks.mib, "file": disks.file(i)}
+                for i in range(disks.numinst)
+            ],
         },
         indent=1,
     )
 
 
+# SPDK's buffers of 8 KiB and 132 KiB. Each vhost controller keeps some of both for itself, twice (bdev, accel); with
+# SPDK's own figures (128 and 16) the pools are empty at the 33rd, and the guest hangs.
+SMALL_BUFFERS, LARGE_BUFFERS = 16, 4
+
+
+def _bdev(disks: Disks, i: int) -> tuple[str, dict[str, Any]]:
+    """Name of instance `i`'s bdev, and the call that makes it."""
+    if disks.bdev == "nvme":
+        params = {"name": f"Nvme{i}", "trtype": "PCIe", "traddr": disks.devices[i]}
+        return f"Nvme{i}n1", {"method": "bdev_nvme_attach_controller", "params": params}
+    if disks.bdev == "aio":
+        params = {"name": f"Aio{i}", "filename": disks.file(i), "block_size": disks.block_size}
+        return f"Aio{i}", {"method": "bdev_aio_create", "params": params}
+    blocks = (disks.mib << 20) // disks.block_size
+    params = {"name": f"Malloc{i}", "num_blocks": blocks, "block_size": disks.block_size}
+    return f"Malloc{i}", {"method": "bdev_malloc_create", "params": params}
+
+
+def spdk_config(disks: Disks) -> str:
+    """SPDK's start-up file (--json): buffers for every slot, then each instance's bdev and vhost controller."""
+    cache = {"small_cache_size": SMALL_BUFFERS, "large_cache_size": LARGE_BUFFERS}
+    pools = {
+        "small_pool_count": (disks.slots + 2) * SMALL_BUFFERS * 4,
+        "large_pool_count": (disks.slots + 2) * LARGE_BUFFERS * 4,
+    }
+    bdevs = [_bdev(disks, i) for i in range(disks.numinst)]
+    subsystems: dict[str, list[dict[str, Any]]] = {
+        "iobuf": [{"method": "iobuf_set_options", "params": pools}],
+        "accel": [{"method": "accel_set_options", "params": cache}],
+        "bdev": [
+            {"method": "bdev_set_options", "params": {f"iobuf_{key}": size for key, size in cache.items()}},
+            *(call for _, call in bdevs),
+        ],
+        "vhost_blk": [
+            {"method": "vhost_create_blk_controller", "params": {"ctrlr": f"vhost.{i}", "dev_name": name}}
+            for i, (name, _) in enumerate(bdevs)
+        ],
+    }
+    return json.dumps({"subsystems": [{"subsystem": n, "config": c} for n, c in subsystems.items()]}, indent=1)
+
+
+def spdk_args(*, memory_mib: int, cpu_mask: str, hugepages: bool, pci: bool) -> list[str]:
+    """SPDK's arguments beside those that its image gives: sockets, cores, memory, and what it may touch."""
+    args = ["-S", SOCKETS, "-m", cpu_mask, "-s", str(memory_mib)]
+    return args + ["--no-huge"] * (not hugepages) + ["--no-pci"] * (not pci)
+
+
 # --- worker VM -------------------------------------------------------------------------------------------------------
 
 
-def qemu_args(*, vcpus: int, memory_mib: int, mac: str, tap: str, disk_slots: int, vnc: str | None) -> list[str]:
+def qemu_args(
+    *, vcpus: int, memory_mib: int, mac: str, tap: str, disk_slots: int, vnc: str | None, hugepage_size: str = "none"
+) -> list[str]:
     """QEMU's arguments, one word each; worker_vm.sh puts the accelerator's in place of @ACCEL@.
 
     No vhost disk is named here: vm-disks plugs them into the root ports, at every start and when N grows.
     """
+    hugepages = "" if hugepage_size == "none" else f",hugetlb=on,hugetlbsize={hugepage_size[:2]}"
     args = [
         "-machine", "q35,memory-backend=mem,smm=off", "@ACCEL@",
         "-smp", str(vcpus), "-m", str(memory_mib),
         # vhost-user targets map the guest's memory: it must be shareable
-        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on",
+        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on{hugepages}",
         "-nodefaults", "-no-user-config", "-display", "none",
         "-kernel", f"{VM_DIR}/vmlinuz", "-initrd", f"{VM_DIR}/initrd",
         "-append", "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 ds=nocloud",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal, cast
@@ -35,6 +36,10 @@ def _network(value: object) -> object:
 
 def _address(value: object) -> object:
     return IPv4Address(value) if isinstance(value, str) else value
+
+
+def _tuple(value: object) -> object:
+    return tuple(cast(list[object], value)) if isinstance(value, list) else value
 
 
 Network = Annotated[IPv4Network, BeforeValidator(_network)]
@@ -107,16 +112,40 @@ class Cluster(Model):
 
 
 class Vhost(Model):
-    backend: Literal["qemu-storage-daemon"] = "qemu-storage-daemon"
+    backend: Literal["auto", "spdk", "qemu-storage-daemon"] = "auto"
+    """auto: SPDK where its source can be had and a core can be spared for polling, else qemu-storage-daemon."""
+    source: str | None = None
+    """Folder with SPDK's source (v26.05 and its submodules isa-l and isa-l-crypto); none: its release is fetched."""
+    bdev: Literal["malloc", "aio", "nvme"] = "malloc"
+    """What a disk is: memory of the target; a file or block device on worker1, which survive it; an NVMe device."""
     disk_mib: Annotated[int, Field(ge=16, le=1 << 20)] = 128
     block_size: Literal[512, 4096] = 4096
+    files: Annotated[str, Field(pattern=r"^/[\w./-]+$")] = "/var/lib/spdk-k8s/disks"
+    """Folder on worker1 with the files vhost.0, vhost.1, … of bdev aio; the default one is removed with the stack."""
+    devices: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    """Block devices (aio, instead of files) or PCI addresses (nvme) on worker1, in the order of the ordinals."""
     memory_mib: Annotated[int, Field(ge=64)] | None = None
-    """Limit of the vhost pod, MiB; default: the disks and what the daemon itself needs."""
+    """Memory that the target may use, MiB; default: the disks in memory and what the target itself needs."""
+    cpu_mask: Annotated[str, Field(pattern=r"^(0x[0-9a-fA-F]+|\[[0-9,-]+\])$")] = "0x1"
+    """Cores that SPDK polls on, as a mask or a list: 0x3f or [0-5]."""
+    hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
+    """Pages of SPDK's memory, reserved on worker1; none: ordinary pages, without DMA to NVMe devices."""
+
+    @property
+    def cores(self) -> frozenset[int]:
+        """CPU numbers of `cpu_mask`."""
+        if self.cpu_mask.startswith("0x"):
+            mask = int(self.cpu_mask, 16)
+            return frozenset(i for i in range(mask.bit_length()) if mask >> i & 1)
+        spans = (part.split("-") for part in self.cpu_mask.strip("[]").split(",") if part.strip("-"))
+        return frozenset(i for span in spans for i in range(int(span[0]), int(span[-1]) + 1))
 
 
 class Vm(Model):
     vcpus: Annotated[int, Field(ge=1, le=128)] = 2
-    memory_mib: Annotated[int, Field(ge=1024)] = 2048
+    memory_mib: Annotated[int, Field(ge=1024)] = 3072
+    hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
+    """Pages of the VM's memory, reserved on worker1."""
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     queues: Annotated[int, Field(ge=1, le=64)] = 1
     disk_slots: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] = 32
@@ -131,7 +160,7 @@ class Video(Model):
     rtmp_port: Port = 1935
     media_dir: str | None = None
     """Folder on worker1 with mp4-1, mp4-2, …; none: samples made by the program."""
-    cpu_request: Cpu = "400m"
+    cpu_request: Cpu = "50m"
     cpu_limit: Cpu = "500m"
 
 
@@ -148,18 +177,44 @@ class Settings(Model):
 
     @property
     def vhost_memory_mib(self) -> int:
-        """Memory limit of the vhost pod, MiB: the disks live in memory, the daemon needs some of its own.
+        """Memory of the vhost target, MiB: disks of bdev malloc live in it, and it needs some of its own.
 
-        It has room for every disk slot, because another limit would be another pod, with blank disks.
+        It has room for every disk slot, because another size would be another pod, with blank disks.
         """
-        return self.vhost.memory_mib or self.vm.disk_slots * self.vhost.disk_mib + VHOST_OVERHEAD_MIB
+        return self.vhost.memory_mib or self._disks_mib(self.vm.disk_slots) + self.vhost_overhead_mib
 
     @property
-    def disks_mib(self) -> int:
-        return self.numinst * self.vhost.disk_mib
+    def vhost_overhead_mib(self) -> int:
+        """What the target itself needs, MiB, with every slot in use."""
+        return VHOST_OVERHEAD_MIB + self.vm.disk_slots * VHOST_OVERHEAD_MIB_PER_DISK
+
+    def _disks_mib(self, count: int) -> int:
+        return count * self.vhost.disk_mib if self.vhost.bdev == "malloc" else 0
+
+    def hugepages(self, backend: str) -> dict[str, int]:
+        """Size -> number of hugepages that worker1 must reserve."""
+        wanted = {self.vm.hugepage_size: self.vm.memory_mib}
+        if backend == "spdk":
+            wanted[self.vhost.hugepage_size] = wanted.get(self.vhost.hugepage_size, 0) + self.vhost_memory_mib
+        return {size: -(-mib // HUGEPAGE_MIB[size]) for size, mib in wanted.items() if size != "none"}
+
+    def backend(self, *, cpus: int, release: bool) -> tuple[str, str]:
+        """The vhost backend in use, and why.
+
+        cpus: of the machine that worker1 is on. release: SPDK's release can be fetched.
+        """
+        if self.vhost.backend != "auto":
+            return self.vhost.backend, "it is configured"
+        if not (release or self.vhost.source):
+            return "qemu-storage-daemon", "SPDK's release cannot be reached and vhost.source names no folder"
+        if cpus < (need := self.vm.vcpus + 2):
+            return "qemu-storage-daemon", f"SPDK polls on a core of its own, and {cpus} CPUs are less than {need}"
+        return "spdk", f"its source can be had, and of {cpus} CPUs one can be spared"
 
 
-VHOST_OVERHEAD_MIB = 256  # qemu-storage-daemon with 24 exports: 60 MiB and page tables
+HUGEPAGE_MIB = {"2Mi": 2, "1Gi": 1024}
+VHOST_OVERHEAD_MIB = 256
+VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers, see render.spdk_config
 
 # Example values, for remedies of keys that have no default.
 _EXAMPLES: dict[str, str] = {
@@ -171,6 +226,8 @@ _EXAMPLES: dict[str, str] = {
     "machines.master.hostKey": "'ssh-ed25519 AAAA…'",
     "machines.worker1.hostKey": "'ssh-ed25519 AAAA…'",
 }
+
+VM_RESERVED_MILLICPU = 200  # for CoreDNS, where it lands there
 
 # Ports that a node uses itself: SSH, etcd, API server, kubelet, kube-proxy, controller manager, scheduler.
 _NODE_PORTS = {22, 2379, 2380, 2381, 6443, 10248, 10249, 10250, 10256, 10257, 10259}
@@ -323,15 +380,36 @@ def _cross_checks(s: Settings) -> list[str]:
         min(MAX_INSTANCES, -(-s.numinst // 8) * 8),
     )
     rule(s.vm.queues <= s.vm.vcpus, "vm.queues", s.vm.queues, f"must not exceed vm.vcpus ({s.vm.vcpus})", s.vm.vcpus)
-    if s.vhost.memory_mib is not None:
-        need = s.disks_mib + VHOST_OVERHEAD_MIB
+    need = s._disks_mib(s.numinst) + s.vhost_overhead_mib  # pyright: ignore[reportPrivateUsage]
+    rule(
+        s.vhost_memory_mib >= need,
+        "vhost.memoryMib",
+        s.vhost.memory_mib,
+        f"{s.numinst} disks x {s.vhost.disk_mib} MiB + {s.vhost_overhead_mib} MiB = {need} MiB must fit",
+        need,
+    )
+    problems += _device_checks(s)
+    for key, size, mib in (
+        ("vhost", s.vhost.hugepage_size, s.vhost_memory_mib),
+        ("vm", s.vm.hugepage_size, s.vm.memory_mib),
+    ):
+        page = HUGEPAGE_MIB.get(size, 1)
         rule(
-            s.vhost.memory_mib >= need,
-            "vhost.memoryMib",
-            s.vhost.memory_mib,
-            f"{s.numinst} disks x {s.vhost.disk_mib} MiB + {VHOST_OVERHEAD_MIB} MiB = {need} MiB must fit",
-            need,
+            mib % page == 0,
+            f"{key}.memoryMib",
+            mib,
+            f"must be a multiple of {key}.hugepageSize ({size})",
+            -(-mib // page) * page,
         )
+    request = int(s.video.cpu_request.removesuffix("m")) * (1 if s.video.cpu_request.endswith("m") else 1000)
+    fitting = (s.vm.vcpus * 1000 - VM_RESERVED_MILLICPU) // s.numinst
+    rule(
+        request <= fitting,
+        "video.cpuRequest",
+        s.video.cpu_request,
+        f"{s.numinst} pods x {request}m must fit into the VM's {s.vm.vcpus} vCPUs less {VM_RESERVED_MILLICPU}m",
+        f"{max(1, fitting)}m",
+    )
     http = range(s.video.http_port, s.video.http_port + s.numinst)
     rtmp = range(s.video.rtmp_port, s.video.rtmp_port + s.numinst)
     ports: list[tuple[str, range, object]] = [("video.httpPort", http, 8080), ("video.rtmpPort", rtmp, 1935)]
@@ -365,4 +443,52 @@ def _cross_checks(s: Settings) -> list[str]:
         "is a port that a node needs itself",
         5000,
     )
+    return problems
+
+
+DEVICE = {
+    "aio": (r"/dev/[\w./-]+", "/dev/sdb"),
+    "nvme": (r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", "0000:5e:00.0"),
+}
+
+
+def _device_checks(s: Settings) -> list[str]:
+    """What bdev says of the devices."""
+    vhost, problems = s.vhost, list[str]()
+
+    def rule(holds: bool, key: str, value: object, text: str, remedy: object) -> None:
+        if not holds:
+            problems.append(f"{NAMESPACE}:{key} = {json.dumps(value)}: {text}; mend: {_set(key, remedy)}")
+
+    if vhost.bdev == "malloc":
+        rule(not vhost.devices, "vhost.devices", vhost.devices, "bdev malloc has none", "'[]'")
+        return problems
+    pattern, example = DEVICE[vhost.bdev]
+    remedy = f"'[\"{example}\", …]'"
+    for device in vhost.devices:
+        rule(
+            re.fullmatch(pattern, device) is not None,
+            "vhost.devices",
+            device,
+            f"must be like {example} for bdev {vhost.bdev}",
+            remedy,
+        )
+    rule(len(set(vhost.devices)) == len(vhost.devices), "vhost.devices", vhost.devices, "names one twice", remedy)
+    if vhost.devices or vhost.bdev == "nvme":
+        rule(
+            len(vhost.devices) >= s.numinst,
+            "vhost.devices",
+            vhost.devices,
+            f"each of {s.numinst} instances needs a device of its own",
+            remedy,
+        )
+    if vhost.bdev == "nvme":
+        rule(vhost.backend == "spdk", "vhost.backend", vhost.backend, "only SPDK serves bdev nvme", "spdk")
+        rule(
+            vhost.hugepage_size != "none",
+            "vhost.hugepageSize",
+            vhost.hugepage_size,
+            "NVMe devices need memory on hugepages",
+            "2Mi",
+        )
     return problems

@@ -46,6 +46,7 @@ class WorkerVm(pulumi.ComponentResource):
         queues: int,
         disk_slots: int,
         vnc: str | None,
+        hugepage_size: str,
         nic: str,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -75,7 +76,13 @@ class WorkerVm(pulumi.ComponentResource):
                 "ACCEL": accel,
                 "QEMU_ARGS": "\n".join(
                     render.qemu_args(
-                        vcpus=vcpus, memory_mib=memory_mib, mac=mac, tap=TAP, disk_slots=disk_slots, vnc=vnc
+                        vcpus=vcpus,
+                        memory_mib=memory_mib,
+                        mac=mac,
+                        tap=TAP,
+                        disk_slots=disk_slots,
+                        vnc=vnc,
+                        hugepage_size=hugepage_size,
                     )
                 ),
                 "USER_DATA": pulumi.Output.secret(user_data),

@@ -30,7 +30,7 @@ step() {
     chgrp docker-registry "$conf/htpasswd"
     changed=1
   fi
-  systemctl enable --quiet docker-registry
+  enable docker-registry
   if [ -n "$changed" ] || ! systemctl is-active --quiet docker-registry; then systemctl restart docker-registry; fi
   wait_for 30 "the registry to let ${USER_NAME} in at ${URL}" login
 }

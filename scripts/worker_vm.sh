@@ -44,7 +44,7 @@ ExecStop=$lib/bridge down $BRIDGE $NIC $TAP
 [Install]
 WantedBy=multi-user.target
 EOF
-  systemctl enable --quiet spdk-k8s-bridge
+  enable spdk-k8s-bridge
   systemctl start spdk-k8s-bridge
 }
 
@@ -180,10 +180,31 @@ RestartSec=2
 [Install]
 WantedBy=multi-user.target
 EOF
+  # a vhost target that starts anew says so in this file
+  write 0644 /etc/systemd/system/spdk-k8s-disks.path <<EOF || true
+[Unit]
+Description=Watch over the life of the worker VM's disks
+[Path]
+PathChanged=$SOCKETS/vhost.life
+[Install]
+WantedBy=multi-user.target
+EOF
+  write 0644 /etc/systemd/system/spdk-k8s-disks.service <<EOF || true
+[Unit]
+Description=Plug the worker VM's disks
+StartLimitIntervalSec=0
+[Service]
+Type=oneshot
+ExecCondition=/bin/systemctl is-active --quiet spdk-k8s-vm
+ExecStart=$lib/vm-disks
+Restart=on-failure
+RestartSec=5
+EOF
   systemctl daemon-reload
-  systemctl enable --quiet spdk-k8s-media spdk-k8s-vm
+  local unit
+  for unit in spdk-k8s-media.service spdk-k8s-vm.service spdk-k8s-disks.path; do enable $unit; done
   if [ -n "$changed" ] && systemctl is-active --quiet spdk-k8s-vm; then say "the VM's definition changed: it takes effect at its next start"; fi
-  systemctl start spdk-k8s-media
+  systemctl start spdk-k8s-media spdk-k8s-disks.path
   systemctl start --no-block spdk-k8s-vm
 }
 
@@ -195,13 +216,13 @@ accel_args() {
 }
 
 down() {
-  systemctl disable --now spdk-k8s-vm spdk-k8s-media spdk-k8s-bridge 2>/dev/null || true
-  rm -f /etc/systemd/system/spdk-k8s-{vm,media,bridge}.service "$lib"/{vm,vm-disks,bridge}
+  systemctl disable --now spdk-k8s-disks.{path,service} spdk-k8s-vm spdk-k8s-media spdk-k8s-bridge 2>/dev/null || true
+  rm -f /etc/systemd/system/spdk-k8s-{vm,media,bridge,disks}.service /etc/systemd/system/spdk-k8s-disks.path "$lib"/{vm,vm-disks,bridge}
   systemctl daemon-reload
   local dir
   for dir in root guest bundle media; do
     ! mountpoint -q "$vm/$dir" || umount "$vm/$dir"
   done
-  rm -rf "$vm" /run/spdk-k8s /etc/spdk-k8s
+  rm -rf "$vm" /run/spdk-k8s /etc/spdk-k8s "${SOCKETS:?}"/vhost.*
   [ -z "${MEDIA_IMAGE:-}" ] || rm -rf "$MEDIA_DIR"
 }

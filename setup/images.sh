@@ -34,6 +34,16 @@ base_offline() {
   rm -r "$tree"
 }
 
+# SPDK is built inside its image; here it only matters whether its release will be there.
+spdk_release() {
+  if [ -e "$CACHE/spdk-$SPDK" ] || reachable "${SPDK_K8S_SPDK_URL:-https://github.com/spdk/spdk/releases/tag}/v$SPDK"; then
+    touch "$CACHE/spdk-$SPDK"
+    did "v$SPDK, released: its image is built where vhost.backend asks for it"
+  else
+    did "v$SPDK cannot be fetched: its image needs a local source (SPDK_SOURCE=DIR); without one vhost.backend auto is qemu-storage-daemon"
+  fi
+}
+
 # Does the engine grant --privileged, as the dev machines need it?
 privileged() {
   if ! timeout 60 docker run --rm --privileged --network none "$BASE" true; then

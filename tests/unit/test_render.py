@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -15,6 +16,11 @@ pytestmark = pytest.mark.unit
 POD_CIDR = IPv4Network("10.244.0.0/16")
 NODES = [IPv4Address(f"192.0.2.{i}") for i in (11, 12, 13)]
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def disks(count: int) -> render.Disks:
+    return render.Disks(numinst=count, slots=32, mib=128, block_size=4096, queues=1)
+
 
 TEXTS = {
     "registry.yml": render.registry_config(port=5000, tls=True),
@@ -34,7 +40,10 @@ TEXTS = {
     "kubeadm-join.yaml": render.kubeadm_join(
         node="worker2", api_server="192.0.2.11:6443", ca_hash="sha256:00", in_container=False
     ),
-    "vhost.json": render.vhost_config(numinst=2, disk_mib=128, block_size=4096, queues=1),
+    "vhost.json": render.vhost_config(disks(2)),
+    "spdk.json": render.spdk_config(disks(2)),
+    "spdk-aio.json": render.spdk_config(replace(disks(1), bdev="aio")),
+    "spdk-nvme.json": render.spdk_config(replace(disks(1), bdev="nvme", devices=["0000:5e:00.0"])),
     "qemu.args": "\n".join(
         render.qemu_args(vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=9, vnc="127.0.0.1:2")
     ),
@@ -79,8 +88,21 @@ def test_root_ports_fit_the_bus_beside_the_fixed_devices() -> None:
 
 
 def test_the_path_of_a_disk_does_not_depend_on_how_many_there_are() -> None:
-    few, many = (json.loads(render.vhost_config(numinst=n, disk_mib=64, block_size=4096, queues=1)) for n in (3, 24))
+    few, many = (json.loads(render.vhost_config(disks(n))) for n in (3, 24))
     assert many["disks"][:3] == few["disks"]
+
+
+@pytest.mark.parametrize("count", [1, 33, 128])
+def test_spdk_has_buffers_for_every_disk(count: int) -> None:
+    """Each controller keeps its cache twice, for bdev and accel; SPDK refuses the one for which none are left."""
+    made = {
+        c["method"]: c["params"]
+        for s in json.loads(render.spdk_config(replace(disks(count), slots=count)))["subsystems"]
+        for c in s["config"]
+    }
+    for size in ("small", "large"):
+        caches = made["accel_set_options"][f"{size}_cache_size"] + made["bdev_set_options"][f"iobuf_{size}_cache_size"]
+        assert made["iobuf_set_options"][f"{size}_pool_count"] > count * caches
 
 
 def test_pod_subnets_never_overlap() -> None:

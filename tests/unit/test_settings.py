@@ -54,7 +54,7 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"video": {"httpPort": 6442}}, "[6443], which a node needs itself", "--path video.httpPort 8080"),
         ({"video": {"rtmpPort": 65534}}, "go beyond 65535", "--path video.rtmpPort 1935"),
         ({"registry": {"port": 6443}}, "a port that a node needs itself", "--path registry.port 5000"),
-        ({"vhost": {"memoryMib": 300}}, "3 disks x 128 MiB", "--path vhost.memoryMib 640"),
+        ({"vhost": {"memoryMib": 300}}, "3 disks x 128 MiB", "--path vhost.memoryMib 896"),
     ],
 )
 def test_a_broken_rule_names_key_and_remedy(keys: dict[str, object], named: str, remedy: str) -> None:

@@ -1,0 +1,18 @@
+# shellcheck shell=bash
+disk() { jq -r --arg name "$1" '.disks[] | select(.name == $name) | .'"$2" /etc/vhost/vhost.json; } # disk NAME KEY
+
+# file_of NAME   its backing file, sparse, made where it is missing; one of another size is somebody's data
+file_of() {
+  local file bytes
+  file=$(disk "$1" file) bytes=$(($(disk "$1" mib) << 20))
+  if [ ! -e "$file" ]; then
+    truncate -s "$bytes" "$file.new"
+    mv "$file.new" "$file"
+  elif [ -b "$file" ]; then
+    bytes=$(blockdev --getsize64 "$file")
+  elif [ "$(stat -c %s "$file")" != "$bytes" ]; then
+    echo "$file has $(stat -c %s "$file") bytes, and vhost.diskMib says $bytes: nothing is changed on it; set vhost.diskMib to its size, or move the file away" >&2
+    return 1
+  fi
+  printf '%s\n' "$file"
+}

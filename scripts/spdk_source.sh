@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# An image in the engine with SPDK's source from a local folder in /spdk; prints its name.
+# in: FOLDER IMAGE
+set -euo pipefail
+[ -x "$FOLDER/configure" ] || {
+  printf 'error: spdk-k8s:vhost.source = %s: no source of SPDK (no configure in it); mend: pulumi config set --path vhost.source FOLDER\n' "$FOLDER" >&2
+  exit 1
+}
+for part in isa-l isa-l-crypto; do
+  [ -e "$FOLDER/$part/autogen.sh" ] || {
+    printf 'error: spdk-k8s:vhost.source = %s: lacks the submodule %s; mend: git -C %q submodule update --init %s\n' "$FOLDER" "$part" "$FOLDER" "$part" >&2
+    exit 1
+  }
+done
+tar --exclude=./.git --transform 's,^\.,spdk,' -C "$FOLDER" -c . | docker import - "$IMAGE" >&2
+printf '%s' "$IMAGE"
