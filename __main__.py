@@ -41,6 +41,7 @@ dev = DevMachines(
     containers={name: nodes[name] for name in ("master", "worker1")},
     guests={"worker2": nodes["worker2"]},
     base_image=debian,
+    memory_mib=config.memory_mib,
     opts=on_engine,
 )
 master, worker1 = dev.hosts["master"], dev.hosts["worker1"]
@@ -53,6 +54,7 @@ images = Images("images", registry=registry.address, login=registry.login, ready
 guest_image = images.build("guest", "node", {"BASE": debian}, target="guest")
 backend, reason = config.backend(cpus=os.cpu_count() or 1, release="SPDK_RELEASE" in os.environ)
 pulumi.info(f"vhost backend: {backend}, because {reason}")
+pulumi.info(config.budget(backend))
 spdk = backend == "spdk"
 source = images.spdk_source(config.vhost.source, debian) if spdk else None
 vhost_image = images.build(VHOST, "vhost", {"BASE": debian}, target=backend, source=source)
@@ -76,7 +78,7 @@ cluster = Cluster(
     registry_values=registry.node_values,
     in_containers=True,
 )
-worker1_prepared = cluster.prepare(worker1)
+worker1_prepared = cluster.prepare(worker1, hugepages=config.hugepages(backend))
 worker1_joined = cluster.join(worker1, worker1_prepared, in_container=True)
 
 # The worker VM boots beside all this; its disks are plugged in as the vhost target serves them.

@@ -116,8 +116,21 @@ class Cluster(pulumi.ComponentResource):
         )
         self.register_outputs({"kubeconfig": self.kubeconfig})
 
-    def prepare(self, host: Host) -> pulumi.Resource:
-        """Everything that a node needs before kubeadm runs on it."""
+    def prepare(self, host: Host, *, hugepages: Mapping[str, int] | None = None) -> pulumi.Resource:
+        """Everything that a node needs before kubeadm runs on it. hugepages: size ("2Mi", "1Gi") -> how many."""
+        reserved = (
+            [
+                host.run(
+                    f"{host.name}-hugepages",
+                    "hugepages",
+                    {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())},
+                    parent=self,
+                    undo="always",  # a container's are those of the machine below it
+                )
+            ]
+            if hugepages
+            else []
+        )
         node = list(self._nodes).index(host.name)
         return host.run(
             f"{host.name}-node",
@@ -132,6 +145,7 @@ class Cluster(pulumi.ComponentResource):
                 "NODE_IP": str(self._nodes[host.name]),
             },
             parent=self,
+            depends_on=reserved,
         )
 
     def join(self, host: Host, prepared: pulumi.Resource, *, in_container: bool) -> pulumi.Resource:
@@ -159,6 +173,6 @@ class Cluster(pulumi.ComponentResource):
             "node_ready",
             {"NODE": host.name, "LABELS": f"type1={host.name} node-role.kubernetes.io/worker="},
             parent=self,
-            undo=False,
+            undo="never",
             depends_on=[joined],
         )

@@ -18,6 +18,7 @@ from components.images import content_tag
 class DevMachines(pulumi.ComponentResource):
     """One container for each of `containers`, and a key for each of `machines` (the VM gets its key from here too).
 
+    memory_mib: what all of it needs, refused where this machine has less.
     hosts: name -> Host of the containers. keys: name -> {"private", "public"}, secret.
     """
 
@@ -32,6 +33,7 @@ class DevMachines(pulumi.ComponentResource):
         containers: Mapping[str, IPv4Address],
         guests: Mapping[str, IPv4Address],
         base_image: str,
+        memory_mib: int,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("spdk-k8s:index:DevMachines", name, None, opts)
@@ -40,7 +42,7 @@ class DevMachines(pulumi.ComponentResource):
 
         preflight = local.Command(
             f"{name}-preflight",
-            create=f"exec scripts/preflight_local.sh {subnet} {project}",
+            create=f"exec scripts/preflight_local.sh {subnet} {project} {memory_mib}",
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
             opts=child,
@@ -108,7 +110,7 @@ class DevMachines(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
             )
             host = self.host(machine, address, container, after=[container])
-            booted = host.run(f"{machine}-ready", "ready", parent=self, undo=False)
+            booted = host.run(f"{machine}-ready", "ready", parent=self, undo="never")
             self.hosts[machine] = replace(host, after=[booted])
         self.register_outputs({})
 

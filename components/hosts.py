@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pulumi
 from pulumi_command import remote
@@ -49,12 +50,13 @@ class Host:
         parent: pulumi.Resource,
         timeout: int = 600,
         dial_attempts: int = 60,
-        undo: bool = True,
+        undo: Literal["never", "with the machine", "always"] = "with the machine",
         depends_on: Sequence[pulumi.Resource] = (),
     ) -> remote.Command:
         """Run scripts/`step`.sh on this machine: `up` at create and update, `down` at delete.
 
-        timeout: seconds for the whole step. dial_attempts: how often a connection is tried, a few seconds apart.
+        undo: "with the machine": not when the machine itself goes. timeout: seconds for the whole step.
+        dial_attempts: how often a connection is tried, a few seconds apart.
         """
         sudo = "" if self.user == "root" else "sudo -n "
         shell = f"{sudo}timeout -k 10 {timeout} bash -s"
@@ -74,14 +76,14 @@ class Host:
             ),
             create=f"{shell} up",
             update=f"{shell} up",
-            delete=f"{shell} down" if undo else None,
+            delete=f"{shell} down" if undo != "never" else None,
             stdin=stdin,
             add_previous_output_in_env=False,
             logging=remote.Logging.STDERR,  # progress; stdout is the step's result, and may be secret
             opts=pulumi.ResourceOptions(
                 parent=parent,
                 depends_on=[*self.after, *depends_on],
-                deleted_with=self.deleted_with,
+                deleted_with=None if undo == "always" else self.deleted_with,
                 additional_secret_outputs=["stdout"],
             ),
         )

@@ -181,7 +181,9 @@ class Settings(Model):
 
         It has room for every disk slot, because another size would be another pod, with blank disks.
         """
-        return self.vhost.memory_mib or self._disks_mib(self.vm.disk_slots) + self.vhost_overhead_mib
+        page = HUGEPAGE_MIB.get(self.vhost.hugepage_size, 1)
+        default = self._disks_mib(self.vm.disk_slots) + self.vhost_overhead_mib
+        return self.vhost.memory_mib or -(-default // page) * page
 
     @property
     def vhost_overhead_mib(self) -> int:
@@ -191,12 +193,25 @@ class Settings(Model):
     def _disks_mib(self, count: int) -> int:
         return count * self.vhost.disk_mib if self.vhost.bdev == "malloc" else 0
 
+    @property
+    def memory_mib(self) -> int:
+        """What a machine needs that carries the whole stack, MiB: disks in use, VM, and the nodes themselves."""
+        return self._disks_mib(self.numinst) + self.vhost_overhead_mib + self.vm.memory_mib + NODES_MIB
+
     def hugepages(self, backend: str) -> dict[str, int]:
         """Size -> number of hugepages that worker1 must reserve."""
         wanted = {self.vm.hugepage_size: self.vm.memory_mib}
         if backend == "spdk":
             wanted[self.vhost.hugepage_size] = wanted.get(self.vhost.hugepage_size, 0) + self.vhost_memory_mib
         return {size: -(-mib // HUGEPAGE_MIB[size]) for size, mib in wanted.items() if size != "none"}
+
+    def budget(self, backend: str) -> str:
+        """What worker1 must have, in words."""
+        pages = [f"{count} hugepages of {size}" for size, count in self.hugepages(backend).items()]
+        return (
+            f"budget of worker1: vhost {self.vhost_memory_mib} MiB for up to {self.vm.disk_slots} disks of"
+            f" {self.vhost.disk_mib} MiB, VM {self.vm.memory_mib} MiB; {' and '.join(pages) or 'no hugepages'}"
+        )
 
     def backend(self, *, cpus: int, release: bool) -> tuple[str, str]:
         """The vhost backend in use, and why.
@@ -212,6 +227,7 @@ class Settings(Model):
         return "spdk", f"its source can be had, and of {cpus} CPUs one can be spared"
 
 
+NODES_MIB = 1536  # control plane, kubelets and registry of a dev stack
 HUGEPAGE_MIB = {"2Mi": 2, "1Gi": 1024}
 VHOST_OVERHEAD_MIB = 256
 VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers, see render.spdk_config

@@ -104,7 +104,7 @@ class WorkerVm(pulumi.ComponentResource):
             "vm_answers",
             {"ADDRESS": str(address)},
             parent=self,
-            undo=False,
+            undo="never",
             depends_on=[self.running],
         )
         self.accel = self.running.stdout

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # May the dev machines be made here? Every obstacle at once, each with its remedy; nothing is changed.
-# usage: preflight_local.sh SUBNET NETWORK
+# usage: preflight_local.sh SUBNET NETWORK MEMORY_MIB
 set -euo pipefail
-subnet=$1 network=$2
+subnet=$1 network=$2 memory=$3
 wrong=()
 
 for tool in docker jq openssl ssh-keygen ip; do
@@ -44,6 +44,11 @@ free=$(df -m --output=avail "$data" 2>/dev/null | tail -n 1 | tr -d ' ')
 need=${SPDK_K8S_MIN_DISK_MIB:-6144}
 if [ -n "$free" ] && ((free < need)); then
   wrong+=("$data has $free MiB free, the dev machines need $need MiB; remedy: docker system prune, or a larger disk")
+fi
+
+total=$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)
+if ((total < memory)); then
+  wrong+=("this machine has $total MiB of memory, the disks, the VM and the nodes need $memory MiB; remedy: pulumi config set numinst, or --path vhost.diskMib, or --path vm.memoryMib, to less")
 fi
 
 if ((${#wrong[@]})); then

@@ -60,9 +60,11 @@ def test_minus_one_is_refused(stack: Stack) -> None:
     assert "spdk-k8s:numinst = -1: must be a whole number from 1 to 128" in output
 
 
-def preflight(subnet: str = "172.30.95.0/24", **environment: str) -> subprocess.CompletedProcess[str]:
+def preflight(
+    subnet: str = "172.30.95.0/24", memory: int = 1024, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [ROOT / "scripts" / "preflight_local.sh", subnet, "spdk-k8s-engine"],
+        [ROOT / "scripts" / "preflight_local.sh", subnet, "spdk-k8s-engine", str(memory)],
         env={**os.environ, **environment}, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -85,6 +87,13 @@ def test_a_subnet_in_use_is_refused(other_network: str) -> None:
     assert refused.returncode != 0
     assert f"overlaps {other_network} of Docker network spdk-k8s-other" in refused.stderr
     assert "pulumi config set --path machines.subnet" in refused.stderr
+
+
+def test_more_memory_than_the_machine_has_is_refused() -> None:
+    refused = preflight(memory=1 << 24)
+    assert refused.returncode != 0
+    assert "the disks, the VM and the nodes need 16777216 MiB" in refused.stderr
+    assert "--path vhost.diskMib" in refused.stderr
 
 
 def test_a_nearly_full_disk_is_refused() -> None:

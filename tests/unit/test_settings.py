@@ -55,6 +55,20 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"video": {"rtmpPort": 65534}}, "go beyond 65535", "--path video.rtmpPort 1935"),
         ({"registry": {"port": 6443}}, "a port that a node needs itself", "--path registry.port 5000"),
         ({"vhost": {"memoryMib": 300}}, "3 disks x 128 MiB", "--path vhost.memoryMib 896"),
+        (
+            {"vhost": {"hugepageSize": "1Gi", "memoryMib": 4608}},
+            "multiple of vhost.hugepageSize (1Gi)",
+            "--path vhost.memoryMib 5120",
+        ),
+        ({"vm": {"hugepageSize": "2Mi", "memoryMib": 2049}}, "multiple of vm.hugepageSize", "--path vm.memoryMib 2050"),
+        ({"vhost": {"cpuMask": "0-5"}}, 'spdk-k8s:vhost.cpuMask = "0-5"', "--path vhost.cpuMask 0x1"),
+        ({"vhost": {"devices": ["/dev/sdb"]}}, "bdev malloc has none", "--path vhost.devices '[]'"),
+        ({"vhost": {"bdev": "aio", "devices": ["/dev/sdb"]}}, "each of 3 instances", "--path vhost.devices"),
+        ({"vhost": {"bdev": "aio", "devices": ["sdb"]}}, "must be like /dev/sdb", "--path vhost.devices"),
+        ({"numinst": 2, "vhost": {"bdev": "aio", "devices": ["/dev/sdb", "/dev/sdb"]}}, "names one twice", "devices"),
+        ({"vhost": {"bdev": "nvme"}}, "only SPDK serves bdev nvme", "--path vhost.backend spdk"),
+        ({"vhost": {"bdev": "nvme", "backend": "spdk"}}, "need memory on hugepages", "--path vhost.hugepageSize 2Mi"),
+        ({"video": {"cpuRequest": "1"}}, "must fit into the VM's 2 vCPUs", "--path video.cpuRequest 600m"),
     ],
 )
 def test_a_broken_rule_names_key_and_remedy(keys: dict[str, object], named: str, remedy: str) -> None:
@@ -82,3 +96,38 @@ def test_other_namespaces_are_left_alone() -> None:
 def test_the_memory_budget_holds_all_disks(count: int) -> None:
     config = load(numinst=count)
     assert config.vhost_memory_mib >= count * config.vhost.disk_mib
+
+
+@pytest.mark.parametrize(
+    ("keys", "cpus", "release", "backend", "reason"),
+    [
+        ({}, 8, True, "spdk", "of 8 CPUs one can be spared"),
+        ({}, 8, False, "qemu-storage-daemon", "vhost.source names no folder"),
+        ({}, 2, True, "qemu-storage-daemon", "2 CPUs are less than 4"),
+        ({"source": "/usr/src/spdk"}, 4, False, "spdk", "can be had"),
+        ({"backend": "spdk"}, 1, False, "spdk", "it is configured"),
+    ],
+)
+def test_auto_chooses_spdk_where_it_can_run(
+    keys: dict[str, object], cpus: int, release: bool, backend: str, reason: str
+) -> None:
+    chosen, why = load(vhost=keys).backend(cpus=cpus, release=release)
+    assert chosen == backend
+    assert reason in why
+
+
+@pytest.mark.parametrize(("mask", "cores"), [("0x1", {0}), ("0x3f", {0, 1, 2, 3, 4, 5}), ("[0-2,5]", {0, 1, 2, 5})])
+def test_a_cpu_mask_is_a_set_of_cores(mask: str, cores: set[int]) -> None:
+    assert load(vhost={"cpuMask": mask}).vhost.cores == cores
+
+
+def test_hugepages_are_those_of_target_and_vm_together() -> None:
+    config = load(
+        vhost={"hugepageSize": "2Mi", "memoryMib": 1024, "diskMib": 64},
+        vm={"hugepageSize": "2Mi", "memoryMib": 2048},
+    )
+    assert config.hugepages("spdk") == {"2Mi": 1536}
+    assert config.hugepages("qemu-storage-daemon") == {"2Mi": 1024}
+    assert "1536 hugepages of 2Mi" in config.budget("spdk")
+    assert load().hugepages("spdk") == {}
+    assert load(vhost={"hugepageSize": "1Gi"}).hugepages("spdk") == {"1Gi": 5}
