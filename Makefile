@@ -5,11 +5,12 @@ export VHOST_BACKEND SPDK_SOURCE
 ARGS ?=
 ENV = eval "$$(setup/env)"
 
-.PHONY: help setup up preview status down test env
+.PHONY: help setup up preview status check down test env
 help:
 	@echo 'make up [STACK=dev] [NUMINST=N]   machine ready, stack up, status'
 	@echo '   [VHOST_BACKEND=spdk] [SPDK_SOURCE=DIR]   for this run only'
 	@echo 'make status | preview | down      [STACK=dev]'
+	@echo 'make check                        is what runs what the program says? make up mends what is not'
 	@echo 'make test [ARGS="-m unit"]        all checks and tests'
 	@echo 'eval "$$(make env)"                the environment for pulumi, kubectl and pytest'
 setup:
@@ -21,6 +22,8 @@ preview: setup
 	@setup/stack preview '$(STACK)'
 status:
 	@$(ENV) && PULUMI_STACK='$(STACK)' python status.py
+check:
+	@$(ENV) && PULUMI_STACK='$(STACK)' python check.py
 down:
 	@setup/stack down '$(STACK)'
 test:

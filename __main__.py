@@ -173,6 +173,7 @@ pulumi.export("registry", registry.address)
 pulumi.export("vhost", {"backend": backend, "reason": reason})
 pulumi.export("accel", pulumi.Output.unsecret(vm.accel))
 pulumi.export("nodes", {name: str(address) for name, address in nodes.items()})
+pulumi.export("vms", [worker2.name])
 pulumi.export("sshKey", dev.key("client", "private"))
 pulumi.export("pages", [f"http://{nodes['worker2']}:{config.video.http_port + i}/" for i in range(config.numinst)])
 pulumi.export(

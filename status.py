@@ -25,16 +25,17 @@ def outputs() -> dict[str, Any]:
     return made
 
 
-def answer(url: str) -> str:
+def fetch(url: str) -> tuple[str, bytes]:
+    """HTTP status and body; where nobody answers, why."""
     try:
         # the nodes are on this machine's own networks: never through a proxy
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=5) as response:
-            return str(response.status)
+            return str(response.status), response.read()
     except urllib.error.HTTPError as error:
-        return str(error.code)
+        return str(error.code), error.read()
     except OSError as error:
-        return type(error).__name__ if not str(error) else str(getattr(error, "reason", error))
+        return type(error).__name__ if not str(error) else str(getattr(error, "reason", error)), b""
 
 
 def mib(size: str | int | None) -> str:
@@ -85,6 +86,15 @@ def ready(pod: client.V1Pod) -> str:
     return f"{sum(bool(c.ready) for c in states)}/{len(pod.spec.containers)}"
 
 
+def last_words(pod: client.V1Pod) -> list[tuple[str, str]]:
+    """Of each container that is not well: its name, and what it said as it ended."""
+    return [
+        (c.name, c.last_state.terminated.message.strip())
+        for c in pod.status.container_statuses or []
+        if not c.ready and c.last_state.terminated and c.last_state.terminated.message
+    ]
+
+
 def main() -> int:
     made = outputs()
     config.load_kube_config_from_dict(yaml.safe_load(made["kubeconfig"]))
@@ -111,6 +121,10 @@ def main() -> int:
             [pod.metadata.name, pod.spec.node_name or "-", ready(pod), str(restarts(pod)), pod.status.phase or "-"]
         )
     print(table(rows), end="\n\n")
+    for pod in pods:
+        for name, message in last_words(pod):
+            print(f"{pod.metadata.name}: {name} ended: {message}\n", file=sys.stderr)
+    print(f"vhost backend: {made['vhost']['backend']}, because {made['vhost']['reason']}\n")
 
     volumes = {v.spec.claim_ref.name: v for v in core.list_persistent_volume().items if v.spec.claim_ref}
     videos = sorted((p for p in pods if p.metadata.labels.get("app") == VIDEO), key=ordinal)
@@ -122,7 +136,7 @@ def main() -> int:
         volume, used = volumes.get(claim), usage.get(claim, {})
         page = made["pages"][i] if i < len(made["pages"]) else "-"
         stream = made["streams"][i] if i < len(made["streams"]) else "-"
-        got = answer(page) if page != "-" else "-"
+        got = fetch(page)[0] if page != "-" else "-"
         well &= got == "200" and ready(pod) == "1/1"
         rows.append([str(i), pod.metadata.name, pod.spec.node_name or "-", ready(pod), str(restarts(pod)),
                      volume.spec.local.path if volume else "-", mib(used.get("capacityBytes")),

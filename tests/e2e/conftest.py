@@ -68,11 +68,27 @@ def traces_before() -> dict[str, str]:
     return traces()
 
 
+@pytest.fixture(scope="session", params=["qemu-storage-daemon", "spdk"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Both vhost targets pass the same tests."""
+    if request.param == "spdk" and not (os.environ.get("SPDK_SOURCE") or os.environ.get("SPDK_RELEASE")):
+        pytest.skip("SPDK's release cannot be reached, and SPDK_SOURCE names no folder with its source")
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str]) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str], backend: str) -> Iterator[Stack]:
     """The tests' stack; whatever happens, nothing of it stays."""
     made = Stack("e2e", tmp_path_factory.mktemp("state"))
-    made.init(**{"numinst": str(COUNT), "machines.kind": "containers", "machines.subnet": SUBNET})
+    made.init(
+        **{
+            "numinst": str(COUNT),
+            "machines.kind": "containers",
+            "machines.subnet": SUBNET,
+            "vhost.backend": backend,
+            **({"vhost.source": os.environ["SPDK_SOURCE"]} if os.environ.get("SPDK_SOURCE") else {}),
+        }
+    )
     yield made
     code, output = made.try_run("destroy", "--yes", "--skip-preview")
     assert code == 0, output[-3000:]

@@ -1,0 +1,119 @@
+"""Is what runs what the program says? `make check`: config, target, VM, volumes, pods and pages compared, live.
+
+Nothing is changed; exits 1 with every difference and its remedy. `--steps` prints the names of the program's steps that
+must run again to mend them: `make up` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+import yaml
+from kubernetes import client, config, stream  # type: ignore[import-untyped]
+
+from components.render import CLAIM, NAMESPACE, VHOST, VIDEO, disk_path
+from status import fetch, outputs, ready
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What differs, and the step (a remote command's name in the program) that mends it when it runs again."""
+
+    what: str
+    step: str | None = None
+
+
+def nodes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
+    found = {node.metadata.name: node for node in core.list_node().items}
+    for name in made["nodes"]:
+        if name not in found:
+            yield Drift(f"node {name} is not in the cluster", f"{name}-join")
+            continue
+        conditions = {c.type: c.status for c in found[name].status.conditions}
+        if conditions.get("Ready") != "True":
+            yield Drift(f"node {name} is not Ready", f"{name}-vm" if name in made["vms"] else None)
+        if found[name].metadata.labels.get("type1") != name:
+            yield Drift(f"node {name} lacks its label type1={name}", f"{name}-ready")
+
+
+def target(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
+    pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
+    running = [p for p in pods if ready(p) == f"{len(p.spec.containers)}/{len(p.spec.containers)}"]
+    if not running:
+        yield Drift("the vhost target is not ready; see: make status")
+        return
+    listed = stream.stream(
+        core.connect_get_namespaced_pod_exec, running[0].metadata.name, NAMESPACE, container="reconcile",
+        command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
+    )  # fmt: skip
+    served = dict(line.split() for line in listed.splitlines() if line.startswith("vhost."))
+    wanted = [f"vhost.{i}" for i in range(made["numinst"])]
+    for i, name in enumerate(wanted):
+        if name not in served:
+            yield Drift(f"the vhost target does not serve disk {name}")
+        elif served[name] != "used":
+            yield Drift(f"disk {name} is not plugged into the VM", f"{made['vms'][0]}-disk-{i}")
+    for name in sorted(set(served) - set(wanted)):
+        yield Drift(f"the vhost target serves {name}, which nobody asked for")
+
+
+def volumes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
+    found = {v.metadata.name: v for v in core.list_persistent_volume().items}
+    for i in range(made["numinst"]):
+        volume = found.get(f"vhost-{i}")
+        claim = f"{CLAIM}-{VIDEO}-{i}"
+        if volume is None:
+            yield Drift(f"PersistentVolume vhost-{i} is missing")
+        elif volume.spec.local.path != disk_path(i) or volume.spec.claim_ref.name != claim:
+            yield Drift(f"PersistentVolume vhost-{i} is {volume.spec.local.path} for {volume.spec.claim_ref.name}")
+        elif volume.status.phase != "Bound":
+            yield Drift(f"PersistentVolume vhost-{i} is {volume.status.phase}, not Bound")
+
+
+def videos(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
+    pods = {p.metadata.name: p for p in core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VIDEO}").items}
+    for i, page in enumerate(made["pages"]):
+        name = f"{VIDEO}-{i}"
+        if name not in pods:
+            yield Drift(f"pod {name} is missing")
+            continue
+        if ready(pods[name]) != "1/1":
+            yield Drift(f"pod {name} is not ready")
+        status, body = fetch(f"{page}marker")
+        text = body.decode(errors="replace").strip("\0 \n")
+        if status != "200" or not text.startswith("{"):
+            yield Drift(f"{page}marker answers {status} {text[:60]!r}, not the marker of disk {i}")
+        elif (ordinal := json.loads(text)["ordinal"]) != i:
+            yield Drift(f"pod {name} serves disk {ordinal}")
+    for name in sorted(set(pods) - {f"{VIDEO}-{i}" for i in range(made["numinst"])}):
+        yield Drift(f"pod {name} is there, which nobody asked for")
+
+
+def main() -> int:
+    made = outputs()
+    config.load_kube_config_from_dict(yaml.safe_load(made["kubeconfig"]))
+    core = client.CoreV1Api()
+    drifts: list[Drift] = []
+    try:
+        for part in (nodes, target, volumes, videos):
+            drifts += part(core, made)
+    except (urllib3.exceptions.HTTPError, OSError):
+        drifts.append(Drift(f"the API server on {made['nodes']['master']} does not answer", "cluster-control-plane"))
+    for drift in drifts:
+        print(f"drift: {drift.what}", file=sys.stderr)
+    if "--steps" in sys.argv:
+        print("\n".join(sorted({d.step for d in drifts if d.step})))
+    elif drifts:
+        print("mend it: make up", file=sys.stderr)
+    else:
+        print(f"no drift: {len(made['nodes'])} nodes, {made['numinst']} disks, volumes, pods and pages as configured")
+    return 1 if drifts else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
