@@ -257,8 +257,9 @@ local.Command("slow", create="touch started; while [ ! -e go ]; do sleep 0.1; do
 def checkout(tree: Tree) -> Path:
     """A checkout with a program of one slow resource, and this machine's tools."""
     (tree.root / ".venv").symlink_to(ROOT / ".venv")
-    tree.cache.rmdir()
-    tree.cache.symlink_to(os.environ.get("SPDK_K8S_CACHE", Path.home() / ".cache/spdk-k8s"))
+    for tool in Path(os.environ.get("SPDK_K8S_CACHE", Path.home() / ".cache/spdk-k8s")).iterdir():
+        if tool.name != "engine":  # the one that runs here is not for this checkout's `down` to stop
+            (tree.cache / tool.name).symlink_to(tool)
     (tree.root / "Pulumi.yaml").write_text("name: tiny\nruntime: {name: python, options: {virtualenv: .venv}}\n")
     (tree.root / "Pulumi.dev.yaml").write_text('config:\n  tiny:numinst: "3"\n')
     (tree.root / "__main__.py").write_text(PROGRAM.format(root=tree.root))
