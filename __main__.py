@@ -13,9 +13,9 @@ from components.dev_machines import DevMachines
 from components.images import Images
 from components.pins import PINS
 from components.registry import Registry
-from components.render import NAMESPACE, VHOST, VIDEO, Disks, spdk_args, spdk_config, vhost_config
+from components.render import NAMESPACE, VHOST, VIDEO, Disks, disk_path, mac_address, place
 from components.vhost import Vhost
-from components.video import Video
+from components.video import Disk, Video
 from components.worker_vm import MEDIA, WorkerVm
 
 try:
@@ -38,13 +38,13 @@ dev = DevMachines(
     "dev",
     subnet=machines.subnet,
     gateway=machines.gateway,
-    containers={name: nodes[name] for name in ("master", "worker1")},
-    guests={"worker2": nodes["worker2"]},
+    containers={name: nodes[name] for name in ("master", *machines.storage)},
+    guests={name: nodes[name] for name in config.vms},
     base_image=debian,
     memory_mib=config.memory_mib,
     opts=on_engine,
 )
-master, worker1 = dev.hosts["master"], dev.hosts["worker1"]
+master = dev.hosts["master"]
 
 # The private registry, and all that the nodes will ever need in it.
 registry = Registry(
@@ -55,17 +55,16 @@ guest_image = images.build("guest", "node", {"BASE": debian}, target="guest")
 backend, reason = config.backend(cpus=os.cpu_count() or 1, release="SPDK_RELEASE" in os.environ)
 pulumi.info(f"vhost backend: {backend}, because {reason}")
 pulumi.info(config.budget(backend))
-spdk = backend == "spdk"
-source = images.spdk_source(config.vhost.source, debian) if spdk else None
+source = images.spdk_source(config.vhost.source, debian) if backend == "spdk" else None
 vhost_image = images.build(VHOST, "vhost", {"BASE": debian}, target=backend, source=source)
 video_image = images.build(VIDEO, "video", {"BASE": debian})
 media_image = (
     None
     if config.video.media_dir
-    else images.build("media", "media", {"BASE": debian, "COUNT": str(config.vm.disk_slots)})
+    else images.build("media", "media", {"BASE": debian, "COUNT": str(config.vm.disk_slots * len(config.vms))})
 )
 
-# The cluster: control plane on master, worker1 joined.
+# The cluster: control plane on master, the storage hosts and the VMs joined.
 cluster = Cluster(
     "cluster",
     master=master,
@@ -78,40 +77,6 @@ cluster = Cluster(
     registry_values=registry.node_values,
     in_containers=True,
 )
-worker1_prepared = cluster.prepare(worker1, hugepages=config.hugepages(backend))
-worker1_joined = cluster.join(worker1, worker1_prepared, in_container=True)
-
-# The worker VM boots beside all this; its disks are plugged in as the vhost target serves them.
-vm = WorkerVm(
-    "worker2",
-    host=worker1,
-    host_ready=[worker1_prepared],
-    address=nodes["worker2"],
-    prefix=machines.subnet.prefixlen,
-    gateway=machines.gateway,
-    nameservers=[str(nodes["worker1"])],  # it passes questions on to the engine's resolver
-    authorized_key=dev.key("client", "public"),
-    host_key=(dev.key("worker2", "private"), dev.key("worker2", "public")),
-    guest=guest_image,
-    bundle=cluster.bundle,
-    preload=[cluster.kube_proxy, cluster.pause, video_image],
-    media_image=media_image,
-    media_dir=config.video.media_dir,
-    registry_values=registry.node_values,
-    vcpus=config.vm.vcpus,
-    memory_mib=config.vm.memory_mib,
-    accel=config.vm.accel,
-    mac=config.vm.mac,
-    queues=config.vm.queues,
-    disk_slots=config.vm.disk_slots,
-    vnc=config.vm.vnc,
-    hugepage_size=config.vm.hugepage_size,
-    nic="eth0",
-)
-worker2 = dev.host("worker2", nodes["worker2"], worker1.deleted_with, after=[vm.answers])
-worker2_prepared = cluster.prepare(worker2)
-worker2_joined = cluster.join(worker2, worker2_prepared, in_container=False)
-
 # What runs in the cluster goes with it: no in-cluster deletes when the control plane itself is deleted.
 in_cluster = pulumi.ResourceOptions(providers=[cluster.provider], deleted_with=cluster.control_plane)
 namespace = kubernetes.core.v1.Namespace(
@@ -119,51 +84,92 @@ namespace = kubernetes.core.v1.Namespace(
     metadata={"name": NAMESPACE},
     opts=pulumi.ResourceOptions(provider=cluster.provider, deleted_with=cluster.control_plane),
 )
-disks = Disks(
-    numinst=config.numinst,
-    slots=config.vm.disk_slots,
-    mib=config.vhost.disk_mib,
-    block_size=config.vhost.block_size,
-    queues=config.vm.queues,
-    bdev=config.vhost.bdev,
-    devices=config.vhost.devices,
-)
-hugepage_size = config.vhost.hugepage_size if spdk else "none"
-vhost = Vhost(
-    "vhost",
-    namespace=namespace.metadata["name"],
-    image=vhost_image,
-    node=worker1.name,
-    config={"vhost.json": vhost_config(disks), **({"spdk.json": spdk_config(disks)} if spdk else {})},
-    args=spdk_args(
-        memory_mib=config.vhost_memory_mib,
+
+# On each storage host a vhost target with the disks of its instances, and worker VMs that boot beside all this; the
+# disks are plugged in as the target serves them.
+places = [place(i, len(config.vms)) for i in range(config.numinst)]
+disks: dict[int, Disk] = {}
+vms: dict[str, WorkerVm] = {}
+joined: list[pulumi.Resource] = []
+targets: dict[str, list[int]] = {}  # vhost pod -> the instances whose disks it serves
+for number, (host_name, vm_names) in enumerate(machines.storage.items()):
+    host = dev.hosts[host_name]
+    prepared = cluster.prepare(host, hugepages=config.hugepages(backend))
+    host_joined = cluster.join(host, prepared, in_container=True)
+    ordinals = [i for i, (vm, _) in enumerate(places) if config.vms[vm] in vm_names]
+    pod = VHOST if number == 0 else f"{VHOST}-{host_name}"
+    targets[pod] = ordinals
+    vhost = Vhost(
+        "vhost" if number == 0 else f"vhost-{host_name}",
+        pod=pod,
+        namespace=namespace.metadata["name"],
+        image=vhost_image,
+        node=host_name,
+        backend=backend,
+        disks=Disks(
+            ordinals=ordinals,
+            slots=config.slots,
+            mib=config.vhost.disk_mib,
+            block_size=config.vhost.block_size,
+            queues=config.vm.queues,
+            bdev=config.vhost.bdev,
+            devices=config.vhost.devices,
+        ),
+        files=config.vhost.files,
         cpu_mask=config.vhost.cpu_mask,
-        hugepages=hugepage_size != "none",
-        pci=config.vhost.bdev == "nvme",
+        cores=len(config.vhost.cores),
+        memory_mib=config.vhost_memory_mib,
+        hugepage_size=config.vhost.hugepage_size,
+        depends_on=[host_joined],
+        opts=in_cluster,
     )
-    if spdk
-    else [],
-    cpu=str(len(config.vhost.cores)) if spdk else "100m",
-    memory_mib=config.vhost_memory_mib,
-    hugepage_size=hugepage_size,
-    files=config.vhost.files if config.vhost.bdev == "aio" else None,
-    devices=bool(config.vhost.devices),
-    depends_on=[worker1_joined],
-    opts=in_cluster,
-)
+    for index, name in enumerate(vm_names):
+        vms[name] = vm = WorkerVm(
+            name,
+            host=host,
+            index=index,
+            host_ready=[prepared],
+            address=nodes[name],
+            prefix=machines.subnet.prefixlen,
+            gateway=machines.gateway,
+            nameservers=[str(nodes[host_name])],  # it passes questions on to the engine's resolver
+            authorized_key=dev.key("client", "public"),
+            host_key=(dev.key(name, "private"), dev.key(name, "public")),
+            guest=guest_image,
+            bundle=cluster.bundle,
+            preload=[cluster.kube_proxy, cluster.pause, video_image],
+            media_image=media_image,
+            media_dir=config.video.media_dir,
+            registry_values=registry.node_values,
+            vcpus=config.vm.vcpus,
+            memory_mib=config.vm.memory_mib,
+            accel=config.vm.accel,
+            mac=mac_address(config.vm.mac, config.vms.index(name)),
+            queues=config.vm.queues,
+            disk_slots=config.vm.disk_slots,
+            vnc=config.vm.vnc,
+            hugepage_size=config.vm.hugepage_size,
+            nic="eth0",
+        )
+        guest = dev.host(name, nodes[name], host.deleted_with, after=[vm.answers])
+        joined.append(cluster.join(guest, cluster.prepare(guest), in_container=False))
+        for i in ordinals:
+            if config.vms[places[i][0]] == name:
+                port = places[i][1]
+                disks[i] = Disk(name, disk_path(port), vm.disk(i, port=port, vhost=vhost.ready))
+
 video = Video(
     "video",
     namespace=namespace.metadata["name"],
     image=video_image,
-    node=worker2.name,
-    disks=[vm.disk(i, vhost=vhost.ready) for i in range(config.numinst)],
+    disks=[disks[i] for i in range(config.numinst)],
     disk_mib=config.vhost.disk_mib,
     http_port=config.video.http_port,
     rtmp_port=config.video.rtmp_port,
     media=MEDIA,
     cpu_request=config.video.cpu_request,
     cpu_limit=config.video.cpu_limit,
-    depends_on=[worker2_joined],
+    depends_on=joined,
     opts=in_cluster,
 )
 
@@ -171,11 +177,12 @@ pulumi.export("numinst", config.numinst)
 pulumi.export("kubeconfig", pulumi.Output.secret(cluster.kubeconfig))
 pulumi.export("registry", registry.address)
 pulumi.export("vhost", {"backend": backend, "reason": reason})
-pulumi.export("accel", pulumi.Output.unsecret(vm.accel))
+pulumi.export("accel", pulumi.Output.unsecret(vms[config.vms[0]].accel))
 pulumi.export("nodes", {name: str(address) for name, address in nodes.items()})
-pulumi.export("vms", [worker2.name])
+pulumi.export("vms", config.vms)
+pulumi.export("targets", targets)
+pulumi.export("disks", [{"node": disks[i].node, "path": disks[i].path} for i in range(config.numinst)])
 pulumi.export("sshKey", dev.key("client", "private"))
-pulumi.export("pages", [f"http://{nodes['worker2']}:{config.video.http_port + i}/" for i in range(config.numinst)])
-pulumi.export(
-    "streams", [f"rtmp://{nodes['worker2']}:{config.video.rtmp_port + i}/vod2" for i in range(config.numinst)]
-)
+where = [nodes[disks[i].node] for i in range(config.numinst)]
+pulumi.export("pages", [f"http://{at}:{config.video.http_port + i}/" for i, at in enumerate(where)])
+pulumi.export("streams", [f"rtmp://{at}:{config.video.rtmp_port + i}/vod2" for i, at in enumerate(where)])

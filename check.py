@@ -16,7 +16,7 @@ import urllib3
 import yaml
 from kubernetes import client, config, stream  # type: ignore[import-untyped]
 
-from components.render import CLAIM, NAMESPACE, VHOST, VIDEO, disk_path
+from components.render import CLAIM, NAMESPACE, VIDEO
 from status import fetch, outputs, ready
 
 
@@ -41,35 +41,36 @@ def nodes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
             yield Drift(f"node {name} lacks its label type1={name}", f"{name}-ready")
 
 
-def target(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
-    pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
-    running = [p for p in pods if ready(p) == f"{len(p.spec.containers)}/{len(p.spec.containers)}"]
-    if not running:
-        yield Drift("the vhost target is not ready; see: make status")
-        return
-    listed = stream.stream(
-        core.connect_get_namespaced_pod_exec, running[0].metadata.name, NAMESPACE, container="reconcile",
-        command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
-    )  # fmt: skip
-    served = dict(line.split() for line in listed.splitlines() if line.startswith("vhost."))
-    wanted = [f"vhost.{i}" for i in range(made["numinst"])]
-    for i, name in enumerate(wanted):
-        if name not in served:
-            yield Drift(f"the vhost target does not serve disk {name}")
-        elif served[name] != "used":
-            yield Drift(f"disk {name} is not plugged into the VM", f"{made['vms'][0]}-disk-{i}")
-    for name in sorted(set(served) - set(wanted)):
-        yield Drift(f"the vhost target serves {name}, which nobody asked for")
+def targets(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
+    for app, ordinals in made["targets"].items():
+        pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"app={app}").items
+        running = [p for p in pods if ready(p) == f"{len(p.spec.containers)}/{len(p.spec.containers)}"]
+        if not running:
+            yield Drift(f"the vhost target {app} is not ready; see: make status")
+            continue
+        listed = stream.stream(
+            core.connect_get_namespaced_pod_exec, running[0].metadata.name, NAMESPACE, container="reconcile",
+            command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
+        )  # fmt: skip
+        served = dict(line.split() for line in listed.splitlines() if line.startswith("vhost."))
+        for i in map(int, ordinals):
+            node = made["disks"][i]["node"]
+            if f"vhost.{i}" not in served:
+                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}")
+            elif served[f"vhost.{i}"] != "used":
+                yield Drift(f"disk vhost.{i} is not plugged into {node}", f"{node}-disk-{i}")
+        for name in sorted(set(served) - {f"vhost.{int(i)}" for i in ordinals}):
+            yield Drift(f"the vhost target {app} serves {name}, which nobody asked for")
 
 
 def volumes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
     found = {v.metadata.name: v for v in core.list_persistent_volume().items}
-    for i in range(made["numinst"]):
+    for i, disk in enumerate(made["disks"]):
         volume = found.get(f"vhost-{i}")
         claim = f"{CLAIM}-{VIDEO}-{i}"
         if volume is None:
             yield Drift(f"PersistentVolume vhost-{i} is missing")
-        elif volume.spec.local.path != disk_path(i) or volume.spec.claim_ref.name != claim:
+        elif volume.spec.local.path != disk["path"] or volume.spec.claim_ref.name != claim:
             yield Drift(f"PersistentVolume vhost-{i} is {volume.spec.local.path} for {volume.spec.claim_ref.name}")
         elif volume.status.phase != "Bound":
             yield Drift(f"PersistentVolume vhost-{i} is {volume.status.phase}, not Bound")
@@ -100,7 +101,7 @@ def main() -> int:
     core = client.CoreV1Api()
     drifts: list[Drift] = []
     try:
-        for part in (nodes, target, volumes, videos):
+        for part in (nodes, targets, volumes, videos):
             drifts += part(core, made)
     except (urllib3.exceptions.HTTPError, OSError):
         drifts.append(Drift(f"the API server on {made['nodes']['master']} does not answer", "cluster-control-plane"))

@@ -87,7 +87,7 @@ def vhost(count: int) -> list[dict[str, Any]]:
         {"name": "disks", "mountPath": "/disks"}, {"name": "run", "mountPath": "/run/vhost"},
     ]  # fmt: skip
     image = f"{REGISTRY}/{render.VHOST}:floor"
-    config = render.vhost_config(render.Disks(numinst=count, slots=32, mib=128, block_size=4096, queues=1))
+    config = render.vhost_config(render.Disks(ordinals=range(count), slots=32, mib=128, block_size=4096, queues=1))
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": render.NAMESPACE}},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": render.VHOST, "namespace": render.NAMESPACE},

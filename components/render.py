@@ -19,7 +19,7 @@ NAMESPACE = "spdk-k8s"
 
 SOCKETS = "/var/tmp"  # vhost.0, vhost.1, … as in the original
 RUN = "/run/spdk-k8s"
-VM_DIR = "/var/lib/spdk-k8s/vm"
+STATE = "/var/lib/spdk-k8s"
 PATCHES = "/etc/kubernetes/patches"
 
 # Slots 1-7 of pcie.0 carry the VM's fixed devices; root ports take 8 functions a slot from here on: 128 end at slot 23.
@@ -33,17 +33,22 @@ def _yaml(*documents: Mapping[str, Any]) -> str:
 # --- disk identity: one place for QEMU and the guest alike -----------------------------------------------------------
 
 
-def root_port(ordinal: int) -> str:
-    """PCI address on pcie.0 of instance `ordinal`'s root port, in QEMU's form: slot.function, hexadecimal."""
-    return f"0x{FIRST_PORT_SLOT + ordinal // 8:x}.{ordinal % 8}"
+def place(ordinal: int, vms: int) -> tuple[int, int]:
+    """Where instance `ordinal` runs: number of its VM, and number of its root port there. VMs take turns."""
+    return ordinal % vms, ordinal // vms
 
 
-def disk_path(ordinal: int) -> str:
-    """Block device of instance `ordinal` inside the VM.
+def root_port(port: int) -> str:
+    """PCI address on pcie.0 of root port number `port`, in QEMU's form: slot.function, hexadecimal."""
+    return f"0x{FIRST_PORT_SLOT + port // 8:x}.{port % 8}"
+
+
+def disk_path(port: int) -> str:
+    """Block device behind root port number `port`, inside the VM.
 
     Root ports are the only bridges; firmware numbers buses in the order of their addresses: port i leads to bus i+1.
     """
-    return f"/dev/disk/by-path/pci-0000:{ordinal + 1:02x}:00.0"
+    return f"/dev/disk/by-path/pci-0000:{port + 1:02x}:00.0"
 
 
 def socket_path(ordinal: int) -> str:
@@ -232,12 +237,13 @@ BDEV_FOLDER = "/disks"  # in the vhost pod: of disks in memory, or worker1's fol
 
 @dataclass(frozen=True)
 class Disks:
-    """What the vhost target serves: instance i's disk is vhost.i, on bdev Malloci, Aioi or Nvmein1.
+    """What a vhost target serves: instance i's disk is vhost.i, on bdev Malloci, Aioi or Nvmein1.
 
-    bdev: malloc, aio or nvme. devices: block devices or PCI addresses; empty: files. slots: as many as there may be.
+    ordinals: of the instances whose disks it serves. slots: as many as there may be. bdev: malloc, aio or nvme.
+    devices: block devices or PCI addresses, in the order of `ordinals`; empty: files.
     """
 
-    numinst: int
+    ordinals: Sequence[int]
     slots: int
     mib: int
     block_size: int
@@ -249,7 +255,10 @@ class Disks:
         """Backing file or block device, as the vhost pod sees it."""
         if self.bdev == "nvme":
             return None
-        return self.devices[ordinal] if self.devices else f"{BDEV_FOLDER}/vhost.{ordinal}"
+        return self.device(ordinal) if self.devices else f"{BDEV_FOLDER}/vhost.{ordinal}"
+
+    def device(self, ordinal: int) -> str:
+        return self.devices[self.ordinals.index(ordinal)]
 
 
 def vhost_config(disks: Disks) -> str:
@@ -262,7 +271,7 @@ def vhost_config(disks: Disks) -> str:
             "queues": disks.queues,
             "disks": [
                 {"name": f"vhost.{i}", "socket": socket_path(i), "mib": disks.mib, "file": disks.file(i)}
-                for i in range(disks.numinst)
+                for i in disks.ordinals
             ],
         },
         indent=1,
@@ -277,7 +286,7 @@ SMALL_BUFFERS, LARGE_BUFFERS = 16, 4
 def _bdev(disks: Disks, i: int) -> tuple[str, dict[str, Any]]:
     """Name of instance `i`'s bdev, and the call that makes it."""
     if disks.bdev == "nvme":
-        params = {"name": f"Nvme{i}", "trtype": "PCIe", "traddr": disks.devices[i]}
+        params = {"name": f"Nvme{i}", "trtype": "PCIe", "traddr": disks.device(i)}
         return f"Nvme{i}n1", {"method": "bdev_nvme_attach_controller", "params": params}
     if disks.bdev == "aio":
         params = {"name": f"Aio{i}", "filename": disks.file(i), "block_size": disks.block_size}
@@ -294,17 +303,17 @@ def spdk_config(disks: Disks) -> str:
         "small_pool_count": (disks.slots + 2) * SMALL_BUFFERS * 4,
         "large_pool_count": (disks.slots + 2) * LARGE_BUFFERS * 4,
     }
-    bdevs = [_bdev(disks, i) for i in range(disks.numinst)]
+    bdevs = {i: _bdev(disks, i) for i in disks.ordinals}
     subsystems: dict[str, list[dict[str, Any]]] = {
         "iobuf": [{"method": "iobuf_set_options", "params": pools}],
         "accel": [{"method": "accel_set_options", "params": cache}],
         "bdev": [
             {"method": "bdev_set_options", "params": {f"iobuf_{key}": size for key, size in cache.items()}},
-            *(call for _, call in bdevs),
+            *(call for _, call in bdevs.values()),
         ],
         "vhost_blk": [
             {"method": "vhost_create_blk_controller", "params": {"ctrlr": f"vhost.{i}", "dev_name": name}}
-            for i, (name, _) in enumerate(bdevs)
+            for i, (name, _) in bdevs.items()
         ],
     }
     return json.dumps({"subsystems": [{"subsystem": n, "config": c} for n, c in subsystems.items()]}, indent=1)
@@ -319,13 +328,27 @@ def spdk_args(*, memory_mib: int, cpu_mask: str, hugepages: bool, pci: bool) -> 
 # --- worker VM -------------------------------------------------------------------------------------------------------
 
 
+def mac_address(first: str, vm: int) -> str:
+    """Of VM number `vm`, counted over all hosts: they share a network."""
+    return f"{first[:-2]}{(int(first[-2:], 16) + vm) % 256:02X}"
+
+
 def qemu_args(
-    *, vcpus: int, memory_mib: int, mac: str, tap: str, disk_slots: int, vnc: str | None, hugepage_size: str = "none"
+    *,
+    vm: str,
+    vcpus: int,
+    memory_mib: int,
+    mac: str,
+    tap: str,
+    disk_slots: int,
+    vnc: str | None,
+    hugepage_size: str = "none",
 ) -> list[str]:
-    """QEMU's arguments, one word each; worker_vm.sh puts the accelerator's in place of @ACCEL@.
+    """QEMU's arguments, one word each; worker_vm.sh puts the accelerator's in place of @ACCEL@. vm: name on its host.
 
     No vhost disk is named here: vm-disks plugs them into the root ports, at every start and when N grows.
     """
+    folder = f"{STATE}/{vm}"
     hugepages = "" if hugepage_size == "none" else f",hugetlb=on,hugetlbsize={hugepage_size[:2]}"
     args = [
         "-machine", "q35,memory-backend=mem,smm=off", "@ACCEL@",
@@ -333,19 +356,19 @@ def qemu_args(
         # vhost-user targets map the guest's memory: it must be shareable
         "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on{hugepages}",
         "-nodefaults", "-no-user-config", "-display", "none",
-        "-kernel", f"{VM_DIR}/vmlinuz", "-initrd", f"{VM_DIR}/initrd",
+        "-kernel", f"{folder}/vmlinuz", "-initrd", f"{folder}/initrd",
         "-append", "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 ds=nocloud",
-        "-serial", f"file:{VM_DIR}/console.log",
-        "-chardev", f"socket,id=qmp,path={RUN}/vm.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
-        "-drive", f"file={VM_DIR}/root.img,if=none,id=root,format=raw,cache=writeback,discard=unmap",
+        "-serial", f"file:{folder}/console.log",
+        "-chardev", f"socket,id=qmp,path={RUN}/{vm}.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+        "-drive", f"file={folder}/root.img,if=none,id=root,format=raw,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=root,addr=0x1,serial=root",
-        "-drive", f"file={VM_DIR}/containers.img,if=none,id=containers,format=raw,cache=writeback,discard=unmap",
+        "-drive", f"file={folder}/containers.img,if=none,id=containers,format=raw,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=containers,addr=0x2,serial=containers",
-        "-blockdev", f"driver=vvfat,node-name=seed,dir={VM_DIR}/seed,label=CIDATA,read-only=on",
+        "-blockdev", f"driver=vvfat,node-name=seed,dir={folder}/seed,label=CIDATA,read-only=on",
         "-device", "virtio-blk-pci,drive=seed,addr=0x3,serial=seed",
         "-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no",
         "-device", f"virtio-net-pci,netdev=net,mac={mac},addr=0x4",
-        "-chardev", f"socket,id=media,path={RUN}/media.sock",
+        "-chardev", f"socket,id=media,path={RUN}/{vm}-media.sock",
         "-device", "vhost-user-fs-pci,chardev=media,tag=host0,addr=0x5",
         "-device", "virtio-rng-pci,addr=0x6",
     ]  # fmt: skip

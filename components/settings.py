@@ -53,15 +53,27 @@ class Containers(Model):
 
     kind: Literal["containers"] = "containers"
     subnet: Network = IPv4Network("172.30.97.0/24")
+    storage_hosts: Annotated[int, Field(ge=1, le=8)] = 1
+    """Machines with a vhost target."""
+    vms_per_host: Annotated[int, Field(ge=1, le=4)] = 1
+    """Worker VMs on each of them; instances are spread over all VMs in turn."""
 
     @property
     def gateway(self) -> IPv4Address:
         return self.subnet[1]
 
     @property
+    def storage(self) -> dict[str, list[str]]:
+        """Storage host -> its VMs: worker1 with worker2, and so on."""
+        each = 1 + self.vms_per_host
+        names = [f"worker{i + 1}" for i in range(self.storage_hosts * each)]
+        return {names[i]: names[i + 1 : i + each] for i in range(0, len(names), each)}
+
+    @property
     def addresses(self) -> dict[str, IPv4Address]:
         """Node name -> address."""
-        return {"master": self.subnet[2], "worker1": self.subnet[3], "worker2": self.subnet[4]}
+        names = ["master", *(n for host, vms in self.storage.items() for n in (host, *vms))]
+        return {name: self.subnet[i] for i, name in enumerate(names, 2)}
 
 
 class SshHost(Model):
@@ -93,6 +105,11 @@ class Ssh(Model):
     worker2: SshGuest
 
     @property
+    def storage(self) -> dict[str, list[str]]:
+        """Storage host -> its VMs."""
+        return {"worker1": ["worker2"]}
+
+    @property
     def addresses(self) -> dict[str, IPv4Address]:
         return {
             "master": self.master.address,
@@ -115,7 +132,7 @@ class Vhost(Model):
     backend: Literal["auto", "spdk", "qemu-storage-daemon"] = "auto"
     """auto: SPDK where its source can be had and a core can be spared for polling, else qemu-storage-daemon."""
     source: str | None = None
-    """Folder with SPDK's source (v26.05 and its submodules isa-l and isa-l-crypto); none: its release is fetched."""
+    """Folder with SPDK's source and its submodules dpdk, isa-l and isa-l-crypto; none: the pinned release."""
     bdev: Literal["malloc", "aio", "nvme"] = "malloc"
     """What a disk is: memory of the target; a file or block device on worker1, which survive it; an NVMe device."""
     disk_mib: Annotated[int, Field(ge=16, le=1 << 20)] = 128
@@ -179,16 +196,26 @@ class Settings(Model):
     def vhost_memory_mib(self) -> int:
         """Memory of the vhost target, MiB: disks of bdev malloc live in it, and it needs some of its own.
 
-        It has room for every disk slot, because another size would be another pod, with blank disks.
+        It has room for every disk slot of its VMs, because another size would be another pod, with blank disks.
         """
         page = HUGEPAGE_MIB.get(self.vhost.hugepage_size, 1)
-        default = self._disks_mib(self.vm.disk_slots) + self.vhost_overhead_mib
+        default = self._disks_mib(self.slots) + self.vhost_overhead_mib
         return self.vhost.memory_mib or -(-default // page) * page
+
+    @property
+    def vms(self) -> list[str]:
+        """Names of all VMs; instance i runs on the one of render.place."""
+        return [vm for vms in self.machines.storage.values() for vm in vms]
+
+    @property
+    def slots(self) -> int:
+        """As many disks as a storage host may ever serve."""
+        return self.vm.disk_slots * len(next(iter(self.machines.storage.values())))
 
     @property
     def vhost_overhead_mib(self) -> int:
         """What the target itself needs, MiB, with every slot in use."""
-        return VHOST_OVERHEAD_MIB + self.vm.disk_slots * VHOST_OVERHEAD_MIB_PER_DISK
+        return VHOST_OVERHEAD_MIB + self.slots * VHOST_OVERHEAD_MIB_PER_DISK
 
     def _disks_mib(self, count: int) -> int:
         return count * self.vhost.disk_mib if self.vhost.bdev == "malloc" else 0
@@ -196,11 +223,12 @@ class Settings(Model):
     @property
     def memory_mib(self) -> int:
         """What a machine needs that carries the whole stack, MiB: disks in use, VM, and the nodes themselves."""
-        return self._disks_mib(self.numinst) + self.vhost_overhead_mib + self.vm.memory_mib + NODES_MIB
+        return self._disks_mib(self.numinst) + self.vhost_overhead_mib + len(self.vms) * self.vm.memory_mib + NODES_MIB
 
     def hugepages(self, backend: str) -> dict[str, int]:
         """Size -> number of hugepages that worker1 must reserve."""
-        wanted = {self.vm.hugepage_size: self.vm.memory_mib}
+        vms = len(next(iter(self.machines.storage.values())))
+        wanted = {self.vm.hugepage_size: self.vm.memory_mib * vms}
         if backend == "spdk":
             wanted[self.vhost.hugepage_size] = wanted.get(self.vhost.hugepage_size, 0) + self.vhost_memory_mib
         return {size: -(-mib // HUGEPAGE_MIB[size]) for size, mib in wanted.items() if size != "none"}
@@ -209,7 +237,7 @@ class Settings(Model):
         """What worker1 must have, in words."""
         pages = [f"{count} hugepages of {size}" for size, count in self.hugepages(backend).items()]
         return (
-            f"budget of worker1: vhost {self.vhost_memory_mib} MiB for up to {self.vm.disk_slots} disks of"
+            f"budget of worker1: vhost {self.vhost_memory_mib} MiB for up to {self.slots} disks of"
             f" {self.vhost.disk_mib} MiB, VM {self.vm.memory_mib} MiB; {' and '.join(pages) or 'no hugepages'}"
         )
 
@@ -354,10 +382,10 @@ def _cross_checks(s: Settings) -> list[str]:
     if isinstance(machines, Containers):
         networks["machines.subnet"] = machines.subnet
         rule(
-            machines.subnet.prefixlen <= 28,
+            machines.subnet.num_addresses >= max(16, len(machines.storage) * (1 + machines.vms_per_host) + 4),
             "machines.subnet",
             machines.subnet,
-            "must have room for a gateway and 3 machines (/28 or larger)",
+            "must have room for a gateway and all machines (/28 or larger)",
             "172.30.97.0/24",
         )
     else:
@@ -389,14 +417,14 @@ def _cross_checks(s: Settings) -> list[str]:
         "10.244.0.0/16",
     )
     rule(
-        s.numinst <= s.vm.disk_slots,
+        (per_vm := -(-s.numinst // len(s.vms))) <= s.vm.disk_slots,
         "vm.diskSlots",
         s.vm.disk_slots,
-        f"must be at least numinst ({s.numinst}): each disk sits behind a PCIe root port of its own",
-        min(MAX_INSTANCES, -(-s.numinst // 8) * 8),
+        f"must be at least numinst ({s.numinst}) for each VM ({len(s.vms)}): a disk has a PCIe root port of its own",
+        min(MAX_INSTANCES, -(-per_vm // 8) * 8),
     )
     rule(s.vm.queues <= s.vm.vcpus, "vm.queues", s.vm.queues, f"must not exceed vm.vcpus ({s.vm.vcpus})", s.vm.vcpus)
-    need = s._disks_mib(s.numinst) + s.vhost_overhead_mib  # pyright: ignore[reportPrivateUsage]
+    need = s._disks_mib(-(-s.numinst // len(machines.storage))) + s.vhost_overhead_mib  # pyright: ignore[reportPrivateUsage]
     rule(
         s.vhost_memory_mib >= need,
         "vhost.memoryMib",
@@ -418,12 +446,12 @@ def _cross_checks(s: Settings) -> list[str]:
             -(-mib // page) * page,
         )
     request = int(s.video.cpu_request.removesuffix("m")) * (1 if s.video.cpu_request.endswith("m") else 1000)
-    fitting = (s.vm.vcpus * 1000 - VM_RESERVED_MILLICPU) // s.numinst
+    fitting = (s.vm.vcpus * 1000 - VM_RESERVED_MILLICPU) // per_vm
     rule(
         request <= fitting,
         "video.cpuRequest",
         s.video.cpu_request,
-        f"{s.numinst} pods x {request}m must fit into the VM's {s.vm.vcpus} vCPUs less {VM_RESERVED_MILLICPU}m",
+        f"{per_vm} pods x {request}m must fit into the VM's {s.vm.vcpus} vCPUs less {VM_RESERVED_MILLICPU}m",
         f"{max(1, fitting)}m",
     )
     http = range(s.video.http_port, s.video.http_port + s.numinst)

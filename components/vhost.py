@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pulumi
 import pulumi_kubernetes as kubernetes
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeArgsDict, VolumeMountArgsDict
 
 from components import render
-from components.render import VHOST as NAME
 
 
 class Vhost(pulumi.ComponentResource):
     """ConfigMap with the disks, and a Deployment of one pod, ready when every disk is served.
 
-    image: reference by digest. config: file name -> text, what the image reads from /etc/vhost. args: of the target.
-    memory_mib: what the target and its disks take. hugepage_size: the pages that it is on, "2Mi", "1Gi" or "none".
-    files: worker1's folder with the disks; none: they are in memory. devices: the target may use worker1's own.
+    pod: its name. image: reference by digest. backend: "spdk" or "qemu-storage-daemon", the image's target.
+    files: node's folder for bdev aio. memory_mib: what the target and its disks take.
+    SPDK polls on the `cores` cores of cpu_mask, its memory is on pages of hugepage_size: "2Mi", "1Gi" or "none".
     ready: the resource to wait for.
     """
 
@@ -25,33 +24,43 @@ class Vhost(pulumi.ComponentResource):
         self,
         name: str,
         *,
+        pod: str,
         namespace: pulumi.Input[str],
         image: pulumi.Input[str],
         node: str,
-        config: Mapping[str, str],
-        args: Sequence[str],
-        cpu: str,
+        backend: str,
+        disks: render.Disks,
+        files: str,
+        cpu_mask: str,
+        cores: int,
         memory_mib: int,
         hugepage_size: str,
-        files: str | None,
-        devices: bool,
         depends_on: Sequence[pulumi.Resource],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("spdk-k8s:index:Vhost", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
+        spdk = backend == "spdk"
+        hugepages = spdk and hugepage_size != "none"
+        config = {"vhost.json": render.vhost_config(disks)}
+        args: list[str] = []
+        if spdk:
+            config["spdk.json"] = render.spdk_config(disks)
+            args = render.spdk_args(
+                memory_mib=memory_mib, cpu_mask=cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
+            )
         config_map = kubernetes.core.v1.ConfigMap(
             f"{name}-config",
-            metadata={"name": NAME, "namespace": namespace},
-            data=dict(config),
+            metadata={"name": pod, "namespace": namespace},
+            data=config,
             opts=child,
         )
-        labels = {"app": NAME}
+        labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [
             {"name": "config", "config_map": {"name": config_map.metadata["name"]}},
             {"name": "sockets", "host_path": {"path": render.SOCKETS, "type": "Directory"}},
             {"name": "disks", "host_path": {"path": files, "type": "DirectoryOrCreate"}}
-            if files
+            if disks.bdev == "aio"
             else {"name": "disks", "empty_dir": {"medium": "Memory"}},
             {"name": "run", "empty_dir": {"medium": "Memory"}},
         ]
@@ -63,11 +72,11 @@ class Vhost(pulumi.ComponentResource):
         ]
         limits = {"memory": f"{memory_mib}Mi"}
         target_mounts = list(mounts)
-        if hugepage_size != "none":
+        if hugepages:
             limits = {"memory": "512Mi", f"hugepages-{hugepage_size}": f"{memory_mib}Mi"}
             volumes.append({"name": "hugepages", "empty_dir": {"medium": f"HugePages-{hugepage_size}"}})
             target_mounts.append({"name": "hugepages", "mount_path": "/dev/hugepages"})
-        if devices:
+        if disks.devices:
             volumes.append({"name": "devices", "host_path": {"path": "/dev"}})
             target_mounts.append({"name": "devices", "mount_path": "/dev"})
 
@@ -86,21 +95,21 @@ class Vhost(pulumi.ComponentResource):
         target: ContainerArgsDict = {
             **container,
             "name": "vhost",
-            "args": list(args),
+            "args": args,
             "volume_mounts": target_mounts,
             "resources": {
-                "requests": {**limits, "cpu": cpu, "memory": "64Mi"},
+                "requests": {**limits, "cpu": str(cores) if spdk else "100m", "memory": "64Mi"},
                 "limits": limits,
             },
             "startup_probe": _probe("started", period=1, failures=60),
             "readiness_probe": _probe("ready", period=2, failures=2),
             "liveness_probe": _probe("alive", period=10, failures=3),
         }
-        if devices:
+        if disks.devices:
             target["security_context"] = {"privileged": True, "read_only_root_filesystem": True}
         self.ready = kubernetes.apps.v1.Deployment(
             name,
-            metadata={"name": NAME, "namespace": namespace},
+            metadata={"name": pod, "namespace": namespace},
             spec={
                 "replicas": 1,
                 # two targets would fight for the sockets

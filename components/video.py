@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import render
 from components.render import CLAIM
 from components.render import VIDEO as NAME
 
 USER = 10001
 
 
-class Video(pulumi.ComponentResource):
-    """One pod for each instance; pod i on disk i of `node`, HTTP at http_port + i, RTMP at rtmp_port + i.
+@dataclass(frozen=True)
+class Disk:
+    """Where an instance's disk is: node, block device there, and the resource after which it is."""
 
-    disks: the resource of each instance's disk. Kubelet formats a blank one as ext4, and only mounts a used one.
+    node: str
+    path: str
+    plugged: pulumi.Resource
+
+
+class Video(pulumi.ComponentResource):
+    """One pod for each instance; pod i on disk i and its node, HTTP at http_port + i, RTMP at rtmp_port + i.
+
+    Kubelet formats a blank disk as ext4, and only mounts a used one.
     """
 
     def __init__(
@@ -26,8 +35,7 @@ class Video(pulumi.ComponentResource):
         *,
         namespace: pulumi.Input[str],
         image: pulumi.Input[str],
-        node: str,
-        disks: Sequence[pulumi.Resource],
+        disks: Sequence[Disk],
         disk_mib: int,
         http_port: int,
         rtmp_port: int,
@@ -63,19 +71,20 @@ class Video(pulumi.ComponentResource):
                         "namespace": namespace,
                         "name": f"{CLAIM}-{NAME}-{i}",
                     },
-                    "local": {"path": render.disk_path(i), "fs_type": "ext4"},
+                    "local": {"path": disk.path, "fs_type": "ext4"},
                     "node_affinity": {
                         "required": {
                             "node_selector_terms": [
-                                {"match_expressions": [{"key": "type1", "operator": "In", "values": [node]}]}
+                                {"match_expressions": [{"key": "type1", "operator": "In", "values": [disk.node]}]}
                             ]
                         }
                     },
                 },
-                opts=pulumi.ResourceOptions(parent=self, depends_on=[disk]),
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[disk.plugged]),
             )
             for i, disk in enumerate(disks)
         ]
+        nodes = {disk.node for disk in disks}
         labels = {"app": NAME}
         service = kubernetes.core.v1.Service(
             f"{name}-service",
@@ -99,7 +108,8 @@ class Video(pulumi.ComponentResource):
                 "template": {
                     "metadata": {"labels": labels},
                     "spec": {
-                        "node_selector": {"type1": node},
+                        # with several nodes, each pod goes where its volume is
+                        "node_selector": {"type1": nodes.pop()} if len(nodes) == 1 else {},
                         "host_network": True,
                         "dns_policy": "Default",
                         "automount_service_account_token": False,

@@ -11,11 +11,11 @@ from components import render
 from components.hosts import SCRIPTS, Host
 
 MEDIA = "/srv/media"  # worker1's folder, and where the guest mounts it
-TAP = "tap0"
 
 
 class WorkerVm(pulumi.ComponentResource):
-    """host: where QEMU runs. guest: the root disk's image. preload: images that the guest has from the start.
+    """host: where QEMU runs. index: number of this VM there, from 0.
+    guest: the root disk's image. preload: images that the guest has from the start.
 
     accel: the accelerator in use, "kvm" or "tcg". running: the resource after which the guest boots, answers:
     after which it can be reached; `disk` plugs in one vhost disk and needs the vhost target.
@@ -26,6 +26,7 @@ class WorkerVm(pulumi.ComponentResource):
         name: str,
         *,
         host: Host,
+        index: int,
         host_ready: Sequence[pulumi.Resource],
         address: IPv4Address,
         prefix: int,
@@ -52,6 +53,8 @@ class WorkerVm(pulumi.ComponentResource):
     ) -> None:
         super().__init__("spdk-k8s:index:WorkerVm", name, None, opts)
         self._name, self._host = name, host
+        self._vm = "vm" if index == 0 else f"vm-{index + 1}"  # on its host
+        tap = f"tap{index}"
         private, public = host_key
         user_data = pulumi.Output.all(authorized_key, private, public).apply(
             lambda v: render.cloud_init_user_data(
@@ -74,12 +77,14 @@ class WorkerVm(pulumi.ComponentResource):
                 "MEDIA_DIR": media_dir or MEDIA,
                 "DISK_GIB": "8",
                 "ACCEL": accel,
+                "VM": self._vm,
                 "QEMU_ARGS": "\n".join(
                     render.qemu_args(
+                        vm=self._vm,
                         vcpus=vcpus,
                         memory_mib=memory_mib,
                         mac=mac,
-                        tap=TAP,
+                        tap=tap,
                         disk_slots=disk_slots,
                         vnc=vnc,
                         hugepage_size=hugepage_size,
@@ -91,7 +96,7 @@ class WorkerVm(pulumi.ComponentResource):
                 "QUEUES": str(queues),
                 "SOCKETS": render.SOCKETS,
                 "BRIDGE": "br0",
-                "TAP": TAP,
+                "TAP": tap,
                 "NIC": nic,
                 "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
                 "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
@@ -110,12 +115,13 @@ class WorkerVm(pulumi.ComponentResource):
         self.accel = self.running.stdout
         self.register_outputs({"accel": self.accel})
 
-    def disk(self, ordinal: int, *, vhost: pulumi.Resource) -> pulumi.Resource:
-        """Disk `ordinal`, listed for every start of the VM and plugged into the running one; its undo unplugs it."""
+    def disk(self, ordinal: int, *, port: int, vhost: pulumi.Resource) -> pulumi.Resource:
+        """Disk `ordinal` behind root port number `port`: listed for every start of the VM, and plugged into the running
+        one; its undo unplugs it."""
         return self._host.run(
             f"{self._name}-disk-{ordinal}",
             "vm_disk",
-            {"ORDINAL": str(ordinal)},
+            {"VM": self._vm, "ORDINAL": str(ordinal), "SLOT": str(port)},
             parent=self,
             depends_on=[self.running, vhost],
         )

@@ -135,7 +135,7 @@ cni() {
 [Unit]
 Description=Routes to the other nodes' pods
 Wants=network-online.target
-After=network-online.target spdk-k8s-bridge.service
+After=network-online.target spdk-k8s-vm-bridge.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes

@@ -6,8 +6,8 @@ set -euo pipefail
   printf 'error: spdk-k8s:vhost.source = %s: no source of SPDK (no configure in it); mend: pulumi config set --path vhost.source FOLDER\n' "$FOLDER" >&2
   exit 1
 }
-for part in isa-l isa-l-crypto; do
-  [ -e "$FOLDER/$part/autogen.sh" ] || {
+for part in dpdk isa-l isa-l-crypto; do
+  [ -n "$(ls -A "$FOLDER/$part" 2>/dev/null)" ] || {
     printf 'error: spdk-k8s:vhost.source = %s: lacks the submodule %s; mend: git -C %q submodule update --init %s\n' "$FOLDER" "$part" "$FOLDER" "$part" >&2
     exit 1
   }

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # The worker VM on its host: bridge, media share, disks of the guest, QEMU as a systemd unit.
 # in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
-#     BRIDGE TAP NIC MEDIA_IMAGE MEDIA_DIR DISK_GIB QUEUES SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
-vm=$STATE/vm
+#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP NIC MEDIA_IMAGE MEDIA_DIR DISK_GIB QUEUES SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
+vm=$STATE/$VM
+unit=spdk-k8s-$VM
 lib=/usr/local/lib/spdk-k8s
 certs=/etc/containerd/certs.d
 
@@ -13,6 +14,8 @@ step() {
   fi
   packages qemu-system-x86 virtiofsd socat
   install -d -m 0700 "$vm" "$vm/seed"
+  exec 8>"$STATE/worker_vm.lock" # the VMs of one host share its container images and media
+  flock -w 300 8 || fail "another VM's set-up on $(hostname) takes over 300 s"
   bridge
   write 0600 "$vm/seed/user-data" <<<"$USER_DATA" || true
   write 0600 "$vm/seed/meta-data" <<<"$META_DATA" || true
@@ -32,7 +35,7 @@ step() {
 
 bridge() {
   write 0755 "$lib/bridge" <<<"$BRIDGE_SCRIPT" || true
-  write 0644 /etc/systemd/system/spdk-k8s-bridge.service <<EOF && systemctl daemon-reload
+  write 0644 "/etc/systemd/system/$unit-bridge.service" <<EOF && systemctl daemon-reload
 [Unit]
 Description=Bridge and tap of the worker VM
 Before=kubelet.service
@@ -44,8 +47,8 @@ ExecStop=$lib/bridge down $BRIDGE $NIC $TAP
 [Install]
 WantedBy=multi-user.target
 EOF
-  enable spdk-k8s-bridge
-  systemctl start spdk-k8s-bridge
+  enable "$unit-bridge"
+  systemctl start "$unit-bridge"
 }
 
 # unpack IMAGE DIR   an image's root filesystem, read-only
@@ -94,7 +97,7 @@ root_disk() {
 # The guest's /var/lib/containerd, filled here: pulling and unpacking under emulation costs minutes.
 images_disk() {
   if [ -f "$vm/containers.img" ]; then return; fi
-  local run=/run/spdk-k8s-preload root=$vm/containers image pid
+  local run=/run/$unit-preload root=$vm/containers image pid
   rm -rf "$root" "$run"
   install -d "$root" "$run"
   if [ -n "$PRELOAD" ]; then
@@ -141,39 +144,39 @@ units() {
   local args changed=
   args=${QEMU_ARGS//@ACCEL@/$(accel_args)}
   write 0755 "$lib/vm-disks" <<<"$VM_DISKS" || true
-  write 0644 /etc/spdk-k8s/vm-disks <<<"QUEUES=$QUEUES SOCKETS=$SOCKETS" || true
-  write 0755 "$lib/vm" <<EOF && changed=1
+  write 0644 "/etc/spdk-k8s/$VM.disks" <<<"QUEUES=$QUEUES SOCKETS=$SOCKETS" || true
+  write 0755 "$lib/$VM" <<EOF && changed=1
 #!/bin/sh
 exec qemu-system-x86_64 \\
 $(while IFS= read -r arg; do printf '  %q \\\n' "$arg"; done <<<"$args")
-  -name worker-vm
+  -name $VM
 EOF
-  write 0644 /etc/systemd/system/spdk-k8s-media.service <<EOF && changed=1
+  write 0644 "/etc/systemd/system/$unit-media.service" <<EOF && changed=1
 [Unit]
 Description=Media share of the worker VM (virtiofs, read-only)
 [Service]
 ExecStartPre=/bin/mkdir -p /run/spdk-k8s
-ExecStart=/usr/libexec/virtiofsd --socket-path=/run/spdk-k8s/media.sock --shared-dir=$MEDIA_DIR --readonly --sandbox=none --cache=auto
+ExecStart=/usr/libexec/virtiofsd --socket-path=/run/spdk-k8s/$VM-media.sock --shared-dir=$MEDIA_DIR --readonly --sandbox=none --cache=auto
 # it ends whenever QEMU lets go of it
 Restart=always
 RestartSec=200ms
 [Install]
 WantedBy=multi-user.target
 EOF
-  write 0644 /etc/systemd/system/spdk-k8s-vm.service <<EOF && changed=1
+  write 0644 "/etc/systemd/system/$unit.service" <<EOF && changed=1
 [Unit]
 Description=Worker VM
-Requires=spdk-k8s-bridge.service
-Wants=spdk-k8s-media.service
-After=spdk-k8s-bridge.service spdk-k8s-media.service
+Requires=$unit-bridge.service
+Wants=$unit-media.service
+After=$unit-bridge.service $unit-media.service
 StartLimitIntervalSec=0
 [Service]
-ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/media.sock ] && exit 0; sleep 0.1; done; exit 1'
-ExecStart=$lib/vm
+ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; exit 1'
+ExecStart=$lib/$VM
 # the disks are plugged in as soon as their sockets are there; the guest boots meanwhile
-ExecStartPost=-$lib/vm-disks
+ExecStartPost=-$lib/vm-disks $VM
 TimeoutStartSec=infinity
-ExecStop=$lib/vm-disks powerdown
+ExecStop=$lib/vm-disks $VM powerdown
 TimeoutStopSec=90
 Restart=always
 RestartSec=2
@@ -181,7 +184,7 @@ RestartSec=2
 WantedBy=multi-user.target
 EOF
   # a vhost target that starts anew says so in this file
-  write 0644 /etc/systemd/system/spdk-k8s-disks.path <<EOF || true
+  write 0644 "/etc/systemd/system/$unit-disks.path" <<EOF || true
 [Unit]
 Description=Watch over the life of the worker VM's disks
 [Path]
@@ -189,23 +192,24 @@ PathChanged=$SOCKETS/vhost.life
 [Install]
 WantedBy=multi-user.target
 EOF
-  write 0644 /etc/systemd/system/spdk-k8s-disks.service <<EOF || true
+  write 0644 "/etc/systemd/system/$unit-disks.service" <<EOF || true
 [Unit]
 Description=Plug the worker VM's disks
 StartLimitIntervalSec=0
 [Service]
 Type=oneshot
-ExecCondition=/bin/systemctl is-active --quiet spdk-k8s-vm
-ExecStart=$lib/vm-disks
+ExecCondition=/bin/systemctl is-active --quiet $unit
+ExecStart=$lib/vm-disks $VM
 Restart=on-failure
 RestartSec=5
 EOF
   systemctl daemon-reload
-  local unit
-  for unit in spdk-k8s-media.service spdk-k8s-vm.service spdk-k8s-disks.path; do enable $unit; done
-  if [ -n "$changed" ] && systemctl is-active --quiet spdk-k8s-vm; then say "the VM's definition changed: it takes effect at its next start"; fi
-  systemctl start spdk-k8s-media spdk-k8s-disks.path
-  systemctl start --no-block spdk-k8s-vm
+  enable "$unit-media"
+  enable "$unit"
+  enable "$unit-disks.path"
+  if [ -n "$changed" ] && systemctl is-active --quiet "$unit"; then say "the VM's definition changed: it takes effect at its next start"; fi
+  systemctl start "$unit-media" "$unit-disks.path"
+  systemctl start --no-block "$unit"
 }
 
 accel_args() {
@@ -216,13 +220,16 @@ accel_args() {
 }
 
 down() {
-  systemctl disable --now spdk-k8s-disks.{path,service} spdk-k8s-vm spdk-k8s-media spdk-k8s-bridge 2>/dev/null || true
-  rm -f /etc/systemd/system/spdk-k8s-{vm,media,bridge,disks}.service /etc/systemd/system/spdk-k8s-disks.path "$lib"/{vm,vm-disks,bridge}
+  systemctl disable --now "$unit-disks".{path,service} "$unit" "$unit-media" "$unit-bridge" 2>/dev/null || true
+  rm -f "/etc/systemd/system/$unit".service "/etc/systemd/system/$unit"-{media,bridge,disks}.{service,path} "$lib/$VM"
   systemctl daemon-reload
   local dir
   for dir in root guest bundle media; do
     ! mountpoint -q "$vm/$dir" || umount "$vm/$dir"
   done
-  rm -rf "$vm" /run/spdk-k8s /etc/spdk-k8s "${SOCKETS:?}"/vhost.*
+  rm -rf "$vm" "/etc/spdk-k8s/$VM".*
+  if ls "$STATE"/vm* >/dev/null 2>&1; then return; fi
+  # the last VM of this host
+  rm -rf "$lib"/{vm-disks,bridge} /run/spdk-k8s /etc/spdk-k8s "$STATE/worker_vm.lock" "${SOCKETS:?}"/vhost.*
   [ -z "${MEDIA_IMAGE:-}" ] || rm -rf "$MEDIA_DIR"
 }

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from kubernetes import client
+from kubernetes import client, stream
 
 from components.hosts import script
 from components.render import CLAIM, NAMESPACE, VHOST, VIDEO, disk_path
@@ -129,7 +129,8 @@ def test_a_movie_by_ranges_is_the_one_of_the_pods_own_playlist(running: Running,
 
 
 @pytest.mark.parametrize("ordinal", ORDINALS)
-def test_each_pod_has_its_own_vhost_disk(running: Running, ordinal: int) -> None:
+def test_each_pod_has_its_own_vhost_disk(running: Running, backend: str, ordinal: int) -> None:
+    """Ordinal = claim = volume = PCI path = mounted filesystem = marker = bdev of the target."""
     claim = running.core.read_namespaced_persistent_volume_claim(f"{CLAIM}-{VIDEO}-{ordinal}", NAMESPACE)
     volume = running.core.read_persistent_volume(claim.spec.volume_name)
     assert volume.spec.local.path == disk_path(ordinal)
@@ -138,13 +139,38 @@ def test_each_pod_has_its_own_vhost_disk(running: Running, ordinal: int) -> None
     mounted = running.guest(f"grep '^{device} ' /proc/mounts")
     assert pod.metadata.uid in mounted
     assert " ext4 " in mounted
-    # and the very bytes of the movie lie on the target's disk of that number, seen from the vhost pod's side
-    marker = json.loads(get(running.outputs["pages"][ordinal] + "marker")[1])
-    assert marker["ordinal"] == ordinal
-    running.guest("sync")
-    disk = f"/var/lib/kubelet/pods/*/volumes/kubernetes.io~empty-dir/disks/vhost.{ordinal}"
-    found = running.docker("worker1", "sh", "-c", f'grep -ac \'"playlist": "mp4-{ordinal + 1}"\' {disk}')
-    assert int(found) > 0
+    found = marker(running, ordinal)
+    assert found
+    assert found["ordinal"] == ordinal
+    size = int(running.guest(f"blockdev --getsize64 {device}"))
+    assert size == 128 << 20
+    # and at the target's end: its disk of that number holds the marker, or counts what is read of it
+    if backend == "spdk":
+        before = [reads(running, i) for i in ORDINALS]
+        running.guest(f"dd if={device} of=/dev/null bs=4096 count=500 iflag=direct status=none")
+        more = [reads(running, i) - b for i, b in zip(ORDINALS, before, strict=True)]
+        assert [n >= 500 for n in more] == [i == ordinal for i in ORDINALS], more
+    else:
+        running.guest("sync")
+        assert in_target(running, f'grep -ac \'"playlist": "mp4-{ordinal + 1}"\' /disks/vhost.{ordinal}').strip() == "1"
+
+
+def in_target(running: Running, command: str) -> str:
+    """Run in the vhost pod's reconciler."""
+    (pod,) = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
+    return str(
+        stream.stream(
+            running.core.connect_get_namespaced_pod_exec, pod.metadata.name, NAMESPACE, container="reconcile",
+            command=["bash", "-c", command], stdout=True, stderr=True, stdin=False, tty=False,
+        )
+    )  # fmt: skip
+
+
+def reads(running: Running, ordinal: int) -> int:
+    """Read operations that SPDK's bdev of that number has served."""
+    asked = f"""rpc bdev_get_iostat '{{"name": "Malloc{ordinal}"}}'"""
+    answer = in_target(running, f". /usr/local/bin/target.sh; connect reconcile && {asked}")
+    return int(json.loads(answer)["bdevs"][0]["num_read_ops"])
 
 
 @pytest.mark.parametrize("ordinal", ORDINALS)
@@ -186,6 +212,68 @@ def test_no_secret_in_the_state_or_the_outputs(running: Running) -> None:
     assert kubeconfig_key
     assert kubeconfig_key[1] not in state
     assert base64.b64decode(kubeconfig_key[1]).decode() not in state
+
+
+def marker(running: Running, ordinal: int) -> dict[str, str | int] | None:
+    """What disk `ordinal` says of itself, read past every cache; None while nothing answers."""
+    try:
+        found: dict[str, str | int] = json.loads(get(running.outputs["pages"][ordinal] + "marker")[1])
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def video_pods(running: Running) -> dict[str, client.V1Pod]:
+    pods = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VIDEO}").items
+    return {p.metadata.name: p for p in pods}
+
+
+def assert_every_pod_serves_its_own_disk(running: Running) -> None:
+    for ordinal in ORDINALS:
+        found = marker(running, ordinal)
+        assert found, ordinal
+        assert found["ordinal"] == ordinal
+        test_a_movie_by_ranges_is_the_one_of_the_pods_own_playlist(running, ordinal)
+
+
+def wait_until_all_serve_another_life(running: Running, before: list[dict[str, str | int] | None]) -> None:
+    end = time.monotonic() + 240
+    while True:
+        now = [marker(running, i) for i in ORDINALS]
+        if all(n and b and n["life"] != b["life"] for n, b in zip(now, before, strict=True)):
+            break
+        assert time.monotonic() < end, (now, {n: p.status for n, p in video_pods(running).items()})
+        time.sleep(2)
+    while waiting := [n for n, p in video_pods(running).items() if not is_ready(p)]:
+        assert time.monotonic() < end, waiting
+        time.sleep(1)
+
+
+def kill_target(running: Running, backend: str) -> None:
+    program = "spdk-vhost" if backend == "spdk" else "qemu-storage-daemon"
+    running.docker("worker1", "pkill", "-KILL", "-f", f"^(/usr/local/bin/)?{program} ")
+
+
+def test_the_target_is_killed_and_every_pod_serves_its_own_movie_again(running: Running, backend: str) -> None:
+    """qemu-storage-daemon's disks outlive its process; SPDK's malloc bdevs are blank, which heals by itself."""
+    lives = [marker(running, i) for i in ORDINALS]
+    uids = {n: p.metadata.uid for n, p in video_pods(running).items()}
+    kill_target(running, backend)
+    if backend == "spdk":
+        wait_until_all_serve_another_life(running, lives)
+    else:
+        running.guest("echo 3 >/proc/sys/vm/drop_caches")
+        assert {n: p.metadata.uid for n, p in video_pods(running).items()} == uids
+        assert [marker(running, i) for i in ORDINALS] == lives
+    assert_every_pod_serves_its_own_disk(running)
+
+
+def test_the_vhost_pod_is_deleted_and_blank_disks_are_filled_anew(running: Running) -> None:
+    lives = [marker(running, i) for i in ORDINALS]
+    (pod,) = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
+    running.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE)
+    wait_until_all_serve_another_life(running, lives)
+    assert_every_pod_serves_its_own_disk(running)
 
 
 def test_n_grows_and_shrinks_while_everything_runs(running: Running) -> None:

@@ -15,7 +15,8 @@ from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs
 pytestmark = pytest.mark.unit
 
 KEYS = {
-    name: {"private": "PRIVATE", "public": "ssh-ed25519 AAAA"} for name in ("client", "master", "worker1", "worker2")
+    name: {"private": "PRIVATE", "public": "ssh-ed25519 AAAA"}
+    for name in ("client", "master", *(f"worker{i}" for i in range(1, 9)))
 }
 MADE = {"ca": "CA", "certificate": "CERT", "key": "KEY", "password": "p4ss", "kubeconfig": "k", "caHash": "sha256:0"}
 
@@ -37,18 +38,23 @@ class Recorder(mocks.Mocks):
         return {}
 
 
-@pytest.fixture(scope="module", params=[1, 3, 24])
-def program(request: pytest.FixtureRequest) -> tuple[int, dict[str, MockResourceArgs]]:
+def run_program(**config: object) -> dict[str, MockResourceArgs]:
+    """Everything that __main__.py registers with this config, by "type::name"."""
     recorder = Recorder()
     mocks.set_mocks(recorder, project="spdk-k8s", stack="dev", preview=False)
-    set_all_config({"spdk-k8s:numinst": str(request.param)})
+    set_all_config({f"spdk-k8s:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in config.items()})
 
     @pulumi.runtime.test
     def run() -> None:
         runpy.run_path(str(Path(__file__).parents[2] / "__main__.py"), run_name="__main__")
 
     run()
-    return request.param, recorder.resources
+    return recorder.resources
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 24, 128])
+def program(request: pytest.FixtureRequest) -> tuple[int, dict[str, MockResourceArgs]]:
+    return request.param, run_program(numinst=request.param, vm={"diskSlots": 128}, video={"cpuRequest": "10m"})
 
 
 def of_type(resources: dict[str, MockResourceArgs], token: str) -> list[MockResourceArgs]:
@@ -76,3 +82,61 @@ def test_no_command_line_holds_a_secret(program: tuple[int, dict[str, MockResour
             text = str(resource.inputs.get(line, ""))
             assert "PRIVATE" not in text
             assert "p4ss" not in text
+
+
+def test_one_more_instance_only_adds() -> None:
+    few, many = run_program(numinst=3), run_program(numinst=4)
+    assert set(many) - set(few) == {
+        "command:remote:Command::worker2-disk-3",
+        "kubernetes:core/v1:PersistentVolume::video-disk-3",
+    }
+    assert not set(few) - set(many)
+    # what is updated for it: the disks to serve, how many pods there are, and the check of this machine's memory
+    changed = {name for name in few if few[name].inputs != many[name].inputs}
+    assert changed == {
+        "command:local:Command::dev-preflight",
+        "kubernetes:core/v1:ConfigMap::vhost-config",
+        "kubernetes:apps/v1:StatefulSet::video",
+    }
+
+
+def test_several_hosts_and_vms_share_the_instances() -> None:
+    resources = run_program(numinst=5, machines={"kind": "containers", "storageHosts": 2, "vmsPerHost": 2})
+    volumes = {v.name: v.inputs["spec"] for v in of_type(resources, "kubernetes:core/v1:PersistentVolume")}
+    at = {
+        name: (
+            spec["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"][0]["values"][0],
+            spec["local"]["path"],
+        )
+        for name, spec in volumes.items()
+    }
+    first, second = "/dev/disk/by-path/pci-0000:01:00.0", "/dev/disk/by-path/pci-0000:02:00.0"
+    assert at == {
+        "video-disk-0": ("worker2", first),
+        "video-disk-1": ("worker3", first),
+        "video-disk-2": ("worker5", first),
+        "video-disk-3": ("worker6", first),
+        "video-disk-4": ("worker2", second),
+    }
+    served = {
+        c.name: [disk["name"] for disk in json.loads(c.inputs["data"]["vhost.json"])["disks"]]
+        for c in of_type(resources, "kubernetes:core/v1:ConfigMap")
+    }
+    assert served == {
+        "vhost-config": ["vhost.0", "vhost.1", "vhost.4"],
+        "vhost-worker4-config": ["vhost.2", "vhost.3"],
+    }
+
+
+@pytest.mark.parametrize("backend", ["spdk", "qemu-storage-daemon"])
+def test_hugepages_are_the_targets_limit_and_reserved_before_the_node_is_made(backend: str) -> None:
+    resources = run_program(vhost={"backend": backend, "hugepageSize": "2Mi", "memoryMib": 1024, "source": "images"})
+    (deployment,) = of_type(resources, "kubernetes:apps/v1:Deployment")
+    target = deployment.inputs["spec"]["template"]["spec"]["containers"][0]
+    reserved = [r.inputs["stdin"] for r in of_type(resources, "command:remote:Command") if "hugepages" in r.name]
+    if backend == "spdk":
+        assert target["resources"]["limits"] == {"memory": "512Mi", "hugepages-2Mi": "1024Mi"}
+        assert "HUGEPAGES=2Mi=512\n" in "".join(reserved)
+    else:
+        assert target["resources"]["limits"] == {"memory": "1024Mi"}
+        assert not reserved

@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def disks(count: int) -> render.Disks:
-    return render.Disks(numinst=count, slots=32, mib=128, block_size=4096, queues=1)
+    return render.Disks(ordinals=range(count), slots=32, mib=128, block_size=4096, queues=1)
 
 
 TEXTS = {
@@ -45,7 +45,9 @@ TEXTS = {
     "spdk-aio.json": render.spdk_config(replace(disks(1), bdev="aio")),
     "spdk-nvme.json": render.spdk_config(replace(disks(1), bdev="nvme", devices=["0000:5e:00.0"])),
     "qemu.args": "\n".join(
-        render.qemu_args(vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=9, vnc="127.0.0.1:2")
+        render.qemu_args(
+            vm="vm", vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=9, vnc="127.0.0.1:2"
+        )
     ),
     "user-data.yaml": render.cloud_init_user_data(
         hostname="worker2",
@@ -77,7 +79,9 @@ def test_every_ordinal_has_a_pci_path_and_a_port_of_its_own() -> None:
 
 
 def test_root_ports_fit_the_bus_beside_the_fixed_devices() -> None:
-    args = render.qemu_args(vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=128, vnc=":2")
+    args = render.qemu_args(
+        vm="vm", vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=128, vnc=":2"
+    )
     addresses = [word.split("addr=")[1].split(",")[0] for word in args if "addr=" in word]
     assert len(addresses) == len(set(addresses))
     slots = {int(a.partition(".")[0], 16) for a in addresses}

@@ -30,7 +30,7 @@ calls_of() {
 
 add() {
   local call method
-  [ "$(disk "$1" file)" = null ] || file_of "$1" >/dev/null
+  [ "$(jq -r .bdev /etc/vhost/vhost.json)" != aio ] || file_of "$1" >/dev/null
   while read -r call; do
     method=$(jq -r .method <<<"$call")
     # an earlier try may have left the bdev
