@@ -104,7 +104,7 @@ for number, (host_name, vm_names) in enumerate(machines.storage.items()):
         pod=pod,
         namespace=namespace.metadata["name"],
         image=vhost_image,
-        node=host_name,
+        host=host,
         backend=backend,
         disks=Disks(
             ordinals=ordinals,

@@ -9,13 +9,14 @@ import pulumi_kubernetes as kubernetes
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeArgsDict, VolumeMountArgsDict
 
 from components import render
+from components.hosts import Host
 
 
 class Vhost(pulumi.ComponentResource):
     """ConfigMap with the disks, and a Deployment of one pod, ready when every disk is served.
 
     pod: its name. image: reference by digest. backend: "spdk" or "qemu-storage-daemon", the image's target.
-    files: node's folder for bdev aio. memory_mib: what the target and its disks take.
+    files: the host's folder for bdev aio. memory_mib: what the target and its disks take.
     SPDK polls on the `cores` cores of cpu_mask, its memory is on pages of hugepage_size: "2Mi", "1Gi" or "none".
     ready: the resource to wait for.
     """
@@ -27,7 +28,7 @@ class Vhost(pulumi.ComponentResource):
         pod: str,
         namespace: pulumi.Input[str],
         image: pulumi.Input[str],
-        node: str,
+        host: Host,
         backend: str,
         disks: render.Disks,
         files: str,
@@ -54,6 +55,19 @@ class Vhost(pulumi.ComponentResource):
             metadata={"name": pod, "namespace": namespace},
             data=config,
             opts=child,
+        )
+        taken = (
+            [
+                host.run(
+                    f"{name}-devices",
+                    "devices",
+                    {"BDEV": disks.bdev, "DEVICES": " ".join(disks.devices)},
+                    parent=self,
+                    depends_on=depends_on,
+                )
+            ]
+            if disks.devices
+            else []
         )
         labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [
@@ -118,7 +132,7 @@ class Vhost(pulumi.ComponentResource):
                 "template": {
                     "metadata": {"labels": labels},
                     "spec": {
-                        "node_selector": {"type1": node},
+                        "node_selector": {"type1": host.name},
                         "automount_service_account_token": False,
                         "enable_service_links": False,
                         "termination_grace_period_seconds": 5,
@@ -142,7 +156,7 @@ class Vhost(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=depends_on,
+                depends_on=[*depends_on, *taken],
                 custom_timeouts=pulumi.CustomTimeouts(create="4m", update="4m"),
             ),
         )

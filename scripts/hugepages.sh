@@ -41,13 +41,19 @@ more() {
 }
 
 reserve() {
-  local size=${1%=*} count=${1#*=} dir got
+  local size=${1%=*} count=${1#*=} dir got available mib=2
+  [ "$size" = 2Mi ] || mib=1024
   dir=$(folder "$size")
   [ -w "$dir/nr_hugepages" ] || fail "hugepages of $size: $(hostname) has none; mend: pulumi config set --path vhost.hugepageSize 2Mi (or none)"
-  got=$(more "$size" "$count")
+  available=$(awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo)
+  if ((available < count * mib)); then
+    got=0 # and nothing is tried: the kernel would take memory from all others
+  else
+    got=$(more "$size" "$count")
+  fi
   if ((got < count)); then
     more "$size" "-$got" >/dev/null
-    fail "hugepages of $size: $count are wanted beside the $(cat "$dir/nr_hugepages") that others have, and $(hostname) can give $got;" \
+    fail "hugepages of $size: $count are wanted beside the $(cat "$dir/nr_hugepages") that others have, and $(hostname) can give $got of its $available MiB of free memory;" \
       "mend: give it more free memory, or reserve them at boot (hugepagesz=${size%i} hugepages=…), or make vhost.memoryMib smaller"
   fi
   install -d "$STATE"

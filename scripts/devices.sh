@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# The devices that the vhost target takes from this machine: refused where anything uses them; NVMe devices are handed
+# from the kernel's driver to vfio-pci, and back on undo.
+# in: BDEV (aio or nvme) DEVICES (a list)
+# shellcheck disable=SC2153 # SYS: tests have a tree of their own
+pci=${SYS:-/sys}/bus/pci
+
+step() {
+  local device
+  if [ "$1" = down ]; then
+    [ "$BDEV" != nvme ] || for device in $DEVICES; do hand "$device" ""; done
+    return
+  fi
+  local wrong=()
+  for device in $DEVICES; do "$BDEV"_fits "$device"; done
+  if ((${#wrong[@]})); then
+    printf 'error: spdk-k8s:vhost.devices: %s\n' "${wrong[@]}" >&2
+    fail "these devices of $(hostname) cannot be served; nothing was changed; mend: pulumi config set --path vhost.devices '[\"…\"]'"
+  fi
+  [ "$BDEV" != nvme ] || for device in $DEVICES; do hand "$device" vfio-pci; done
+}
+
+# used BLOCK_DEVICE   prints what uses it or a part of it
+used() { lsblk -nrpo NAME,MOUNTPOINTS,TYPE "$1" 2>/dev/null | awk 'NF > 2 {print $1 " is mounted at " $2} $NF ~ /^(lvm|raid|crypt)/ {print $1 " is part of it"}' | head -n 1; }
+
+aio_fits() {
+  local by
+  if [ ! -b "$1" ]; then
+    wrong+=("$1 is no block device")
+  elif by=$(used "$1") && [ -n "$by" ]; then
+    wrong+=("$1 is in use: $by")
+  fi
+}
+
+nvme_fits() {
+  local dir=$pci/devices/$1 block by
+  if [ ! -d "$dir" ]; then
+    wrong+=("$1: there is no such PCI device")
+    return
+  fi
+  [[ "$(cat "$dir/class")" == 0x0108* ]] || wrong+=("$1 is no NVMe device")
+  for block in "$dir"/nvme/nvme*/nvme*n*; do
+    [ -e "$block" ] || continue
+    by=$(used "/dev/${block##*/}")
+    [ -z "$by" ] || wrong+=("$1 is in use: $by")
+  done
+}
+
+hand() { # hand ADDRESS DRIVER   an empty one: the kernel's choice
+  local dir=$pci/devices/$1
+  [ -d "$dir" ] || return 0
+  [ "$(basename "$(readlink -f "$dir/driver")")" != "${2:-nvme}" ] || return 0
+  [ -z "$2" ] || modprobe "$2" 2>/dev/null || true
+  printf '%s\n' "$2" >"$dir/driver_override"
+  [ ! -e "$dir/driver/unbind" ] || printf '%s' "$1" >"$dir/driver/unbind"
+  printf '%s' "$1" >"$pci/drivers_probe"
+  say "$1 is with ${2:-the kernel}"
+}
