@@ -28,17 +28,25 @@ number() {
   read -ra o <<<"$1"
   echo $(((o[0] << 24) + (o[1] << 16) + (o[2] << 8) + o[3]))
 }
-remedy="remedy: pulumi config set --path machines.subnet with a free one, such as 172.30.$((RANDOM % 200 + 20)).0/24"
-while read -r name taken; do
-  [[ "$taken" =~ ^[0-9.]+/[0-9]+$ ]] || continue
-  if overlap "$subnet" "$taken"; then wrong+=("machines.subnet = $subnet overlaps $taken of Docker network $name; $remedy"); fi
-done <<<"$others"
 own=$(docker network inspect -f '{{.Id}}' "$network" 2>/dev/null | cut -c1-12) || own=
-while read -r taken device; do
-  [[ "$taken" == */* && "$device" != "br-$own" ]] || continue
-  grep -q " $taken\$" <<<"$others" && continue
-  if overlap "$subnet" "$taken"; then wrong+=("machines.subnet = $subnet overlaps the route to $taken by $device; $remedy"); fi
-done < <(ip -4 route show | awk '{for (i = 1; i < NF; i++) if ($i == "dev") print $1, $(i + 1)}')
+routes=$(ip -4 route show | awk '{for (i = 1; i < NF; i++) if ($i == "dev") print $(i + 1), $1}' | grep -v "^br-$own ") || routes=
+# in_the_way SUBNET   what overlaps it, one a line
+in_the_way() {
+  local name taken
+  while read -r name taken; do
+    [[ "$taken" =~ ^[0-9.]+/[0-9]+$ ]] || continue
+    if overlap "$1" "$taken"; then echo "$taken of Docker network $name"; fi
+  done <<<"$others"
+  while read -r name taken; do
+    if [[ "$taken" != */* ]] || grep -q " $taken\$" <<<"$others"; then continue; fi
+    if overlap "$1" "$taken"; then echo "the route to $taken by $name"; fi
+  done <<<"$routes"
+}
+while read -r by; do
+  [ -n "$by" ] || continue
+  for i in {20..254}; do [ -n "$(in_the_way "172.30.$i.0/24")" ] || break; done
+  wrong+=("machines.subnet = $subnet overlaps $by; remedy: pulumi config set --path machines.subnet 172.30.$i.0/24")
+done <<<"$(in_the_way "$subnet")"
 
 free=$(df -m --output=avail "$data" 2>/dev/null | tail -n 1 | tr -d ' ')
 need=${SPDK_K8S_MIN_DISK_MIB:-6144}

@@ -24,6 +24,20 @@ def show(line: str) -> str:
     return line
 
 
+def free_subnet() -> str:
+    """A /24 that nothing on this machine uses, by the preflight's own word."""
+    for i in range(95, 255):
+        subnet = f"172.30.{i}.0/24"
+        if (
+            subprocess.run(
+                [ROOT / "scripts/preflight_local.sh", subnet, "spdk-k8s-tests", "0"], capture_output=True
+            ).returncode
+            == 0
+        ):
+            return subnet
+    raise OSError("no 172.30.x.0/24 is free on this machine")
+
+
 @dataclass(frozen=True)
 class Stack:
     """A stack named `name` with its own state folder and config file; its machines never meet a user's own stack."""

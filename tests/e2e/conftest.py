@@ -15,9 +15,8 @@ import pytest
 import yaml
 from kubernetes import client, config
 
-from tests.pulumi_cli import Stack, show
+from tests.pulumi_cli import Stack, free_subnet, show
 
-SUBNET = "172.30.96.0/24"
 COUNT = 3
 
 
@@ -84,7 +83,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str
         **{
             "numinst": str(COUNT),
             "machines.kind": "containers",
-            "machines.subnet": SUBNET,
+            "machines.subnet": free_subnet(),
             "vhost.backend": backend,
             **({"vhost.source": os.environ["SPDK_SOURCE"]} if os.environ.get("SPDK_SOURCE") else {}),
         }

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pulumi_cli import Stack
+from tests.pulumi_cli import Stack, free_subnet
 
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
     """An empty stack of the real engine; no machine is made for it."""
     made = Stack("engine", tmp_path / "state")
-    made.init(**{"machines.kind": "containers", "machines.subnet": "172.30.95.0/24"})
+    made.init(**{"machines.kind": "containers", "machines.subnet": free_subnet()})
     yield made
     made.remove()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.pulumi_cli import ROOT, Stack
+from tests.pulumi_cli import ROOT, Stack, free_subnet
 
 pytestmark = pytest.mark.engine
 
@@ -60,21 +60,20 @@ def test_minus_one_is_refused(stack: Stack) -> None:
     assert "spdk-k8s:numinst = -1: must be a whole number from 1 to 128" in output
 
 
-def preflight(
-    subnet: str = "172.30.95.0/24", memory: int = 1024, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def preflight(subnet: str | None = None, memory: int = 1024, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [ROOT / "scripts" / "preflight_local.sh", subnet, "spdk-k8s-engine", str(memory)],
+        [ROOT / "scripts" / "preflight_local.sh", subnet or free_subnet(), "spdk-k8s-engine", str(memory)],
         env={**os.environ, **environment}, capture_output=True, text=True,
     )  # fmt: skip
 
 
 @pytest.fixture
 def other_network() -> Iterator[str]:
+    subnet = free_subnet()
     subprocess.run(
-        ["docker", "network", "create", "--subnet", "172.30.94.0/24", "spdk-k8s-other"], check=True, capture_output=True
+        ["docker", "network", "create", "--subnet", subnet, "spdk-k8s-other"], check=True, capture_output=True
     )
-    yield "172.30.94.0/24"
+    yield subnet
     subprocess.run(["docker", "network", "rm", "spdk-k8s-other"], check=True, capture_output=True)
 
 
@@ -83,10 +82,12 @@ def test_a_free_machine_passes_preflight() -> None:
 
 
 def test_a_subnet_in_use_is_refused(other_network: str) -> None:
-    refused = preflight("172.30.94.128/25")
+    refused = preflight(other_network.replace(".0/24", ".128/25"))
     assert refused.returncode != 0
     assert f"overlaps {other_network} of Docker network spdk-k8s-other" in refused.stderr
-    assert "pulumi config set --path machines.subnet" in refused.stderr
+    remedy = re.search(r"pulumi config set --path machines.subnet (\S+)", refused.stderr)
+    assert remedy
+    assert preflight(remedy[1]).returncode == 0
 
 
 def test_more_memory_than_the_machine_has_is_refused() -> None:
