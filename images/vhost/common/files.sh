@@ -16,3 +16,15 @@ file_of() {
   fi
   printf '%s\n' "$file"
 }
+
+# alone   one target at a time: a pod that is made anew starts while the old one ends, and that one, as it ends, removes
+# the sockets by their names. The lock lasts as long as the process that this shell becomes.
+alone() {
+  local sockets
+  sockets=$(jq -r .sockets /etc/vhost/vhost.json)
+  exec 9>"$sockets/vhost.lock"
+  flock -w 50 9 || {
+    echo "another target still serves $sockets after 50 s" >&2
+    return 1
+  }
+}
