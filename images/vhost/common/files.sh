@@ -5,7 +5,10 @@ disk() { jq -r --arg name "$1" '.disks[] | select(.name == $name) | .'"$2" /etc/
 file_of() {
   local file bytes
   file=$(disk "$1" file) bytes=$(($(disk "$1" mib) << 20))
-  if [ ! -e "$file" ]; then
+  if [[ "$file" == /dev/* && ! -b "$file" ]]; then
+    echo "$file is no block device on this machine; mend: pulumi config set --path vhost.devices" >&2
+    return 1
+  elif [ ! -e "$file" ]; then
     truncate -s "$bytes" "$file.new"
     mv "$file.new" "$file"
   elif [ -b "$file" ]; then

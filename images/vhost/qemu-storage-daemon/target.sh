@@ -20,7 +20,7 @@ qmp() { # one command; prints its answer; false on an error
       return
       ;;
     '{"error"'*)
-      printf '%s\n' "$answer" >&2
+      jq -r --arg command "$(jq -r .execute <<<"$1")" '"\($command): \(.error.desc)"' <<<"$answer" >&2
       return 1
       ;;
     esac # anything else is an event
@@ -35,9 +35,11 @@ add() {
   file=$(file_of "$1")
   read -r block_size queues < <(jq -r '"\(.blockSize) \(.queues)"' /etc/vhost/vhost.json)
   # an earlier try may have left the node
-  qmp '{"execute":"blockdev-add","arguments":{"driver":"file","node-name":"'"$1"'","filename":"'"$file"'","discard":"unmap"}}' >/dev/null 2>&1 || true
+  node_exists "$1" || qmp '{"execute":"blockdev-add","arguments":{"driver":"'"$([ -b "$file" ] && echo host_device || echo file)"'","node-name":"'"$1"'","filename":"'"$file"'","discard":"unmap"}}' >/dev/null
   qmp '{"execute":"block-export-add","arguments":{"type":"vhost-user-blk","id":"'"$1"'","node-name":"'"$1"'","addr":{"type":"unix","path":"'"$(disk "$1" socket)"'"},"writable":true,"logical-block-size":'"$block_size"',"num-queues":'"$queues"'}}' >/dev/null
 }
+
+node_exists() { qmp '{"execute":"query-named-block-nodes"}' | jq -e --arg name "$1" 'any(.return[]; ."node-name" == $name)' >/dev/null; }
 
 # state 03 in this table of the pod's own sockets: connected
 in_use() { grep -Eq " 03 +[0-9]+ $(disk "$1" socket)\$" /proc/net/unix; }

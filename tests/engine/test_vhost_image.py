@@ -1,0 +1,209 @@
+"""The vhost image by itself, in a container as its pod runs it: what it serves, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from components.pins import PINS
+from components.render import Disks, spdk_args, spdk_config, vhost_config
+from tests.pulumi_cli import ROOT
+
+pytestmark = pytest.mark.engine
+
+BASE = f"debian:{PINS['DEBIAN']}-slim"
+DISKS = Disks(ordinals=range(3), slots=8, mib=16, block_size=4096, queues=1)
+
+
+def docker(*command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *command], capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module", params=["qemu-storage-daemon", "spdk"])
+def image(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both targets pass the same tests; SPDK's from the source folder that SPDK_SOURCE names."""
+    target, arguments = str(request.param), []
+    if target == "spdk":
+        if not (folder := os.environ.get("SPDK_SOURCE")):
+            pytest.skip("SPDK_SOURCE names no folder with SPDK's source")
+        environment = {**os.environ, "FOLDER": folder, "IMAGE": "spdk-k8s/test-spdk-source"}
+        subprocess.run([ROOT / "scripts/spdk_source.sh"], env=environment, check=True, capture_output=True)
+        arguments = ["--build-arg", "SPDK_SOURCE=spdk-k8s/test-spdk-source"]
+    name = f"spdk-k8s/test-vhost-{target}"
+    built = docker(
+        "build", "-q", "-t", name, "--target", target, "--build-arg", f"BASE={BASE}", *arguments,
+        str(ROOT / "images/vhost"), timeout=1800,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    yield name
+    docker("rmi", "--no-prune", name, *(["spdk-k8s/test-spdk-source"] if arguments else []))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A container with the target as PID 1 and, from `reconcile` on, the reconciler beside it."""
+
+    name: str
+    image: str
+    folder: Path
+
+    @property
+    def spdk(self) -> bool:
+        return self.image.endswith("spdk")
+
+    def start(self, disks: Disks, *options: str) -> None:
+        config = self.folder / "config"
+        for made in ("config", "sockets", "disks"):
+            (self.folder / made).mkdir(exist_ok=True)
+        (config / "vhost.json").write_text(vhost_config(disks))
+        (config / "spdk.json").write_text(spdk_config(disks))
+        arguments = spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=False, pci=False) if self.spdk else []
+        volumes = {"config": "/etc/vhost:ro", "sockets": "/var/tmp", "disks": "/disks"}
+        started = docker(
+            "run", "-d", "--name", self.name, "--network", "none", "--cap-drop", "ALL", "--read-only",
+            "--tmpfs", "/run/vhost", *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options,
+            self.image, *arguments,
+        )  # fmt: skip
+        assert started.returncode == 0, started.stderr
+
+    def reconcile(self) -> None:
+        done = docker("exec", "-d", self.name, "sh", "-c", "reconcile >/run/vhost/reconcile.log 2>&1")
+        assert done.returncode == 0, done.stderr
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return docker("exec", self.name, *command)
+
+    def logs(self) -> str:
+        done = docker("logs", self.name)
+        return done.stdout + done.stderr + self.run("cat", "/run/vhost/reconcile.log").stdout
+
+    def wait(self, what: str, true: Callable[[], bool], seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, f"{what} not within {seconds} s:\n{self.logs()}"
+            time.sleep(0.2)
+
+    def wait_ready(self) -> None:
+        self.wait("every disk is served", lambda: self.run("probe", "ready").returncode == 0)
+
+    def ended(self) -> bool:
+        return docker("inspect", "-f", "{{.State.Running}}", self.name).stdout.strip() == "false"
+
+
+@pytest.fixture
+def target(image: str, tmp_path: Path) -> Iterator[Target]:
+    made = Target("spdk-k8s-test-vhost", image, tmp_path)
+    docker("rm", "-f", made.name)
+    yield made
+    docker("rm", "-f", made.name)
+
+
+def test_every_disk_has_a_socket_that_accepts(target: Target) -> None:
+    target.start(DISKS)
+    target.reconcile()
+    target.wait_ready()
+    for i in DISKS.ordinals:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(target.folder / f"sockets/vhost.{i}"))
+    assert target.run("sh", "-c", "stat -c %a /run/vhost/*.qmp /run/vhost/rpc.sock 2>/dev/null | sort -u").stdout in (
+        "600\n",
+        "700\n",
+    )
+
+
+def test_a_stale_socket_is_replaced(target: Target) -> None:
+    (target.folder / "sockets").mkdir()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(target.folder / "sockets/vhost.1"))
+    test_every_disk_has_a_socket_that_accepts(target)
+
+
+def test_disks_are_added_and_removed_while_it_runs(target: Target) -> None:
+    target.start(DISKS)
+    target.reconcile()
+    target.wait_ready()
+    more = replace(DISKS, ordinals=range(5))
+    for disks in (more, DISKS):
+        (target.folder / "config/spdk.json").write_text(spdk_config(disks))
+        (target.folder / "config/vhost.json").write_text(vhost_config(disks))
+        listed = [f"vhost.{i} unused" for i in disks.ordinals]
+        target.wait(
+            f"{listed}", lambda listed=listed: sorted(target.run("probe", "list").stdout.splitlines()) == listed
+        )
+
+
+def test_a_second_target_waits_for_the_first_to_end(target: Target) -> None:
+    """A pod that is made anew starts while the old one ends, which removes its sockets by their names."""
+    target.start(DISKS)
+    target.reconcile()
+    target.wait_ready()
+    second = replace(target, name="spdk-k8s-test-vhost-2")
+    try:
+        second.start(DISKS)
+        second.reconcile()
+        assert second.run("probe", "started").returncode != 0
+        docker("stop", "-t", "5", target.name)
+        second.wait_ready()
+        for i in DISKS.ordinals:
+            assert (target.folder / f"sockets/vhost.{i}").is_socket()
+    finally:
+        docker("rm", "-f", second.name)
+
+
+def test_a_backing_file_of_another_size_is_refused_and_kept(target: Target) -> None:
+    file = target.folder / "disks/vhost.1"
+    file.parent.mkdir()
+    file.write_bytes(b"somebody's data")
+    target.start(replace(DISKS, bdev="aio"))
+    if target.spdk:
+        target.wait("the target ends", target.ended)
+    else:
+        target.reconcile()
+    said = "/disks/vhost.1 has 15 bytes, and vhost.diskMib says 16777216: nothing is changed on it"
+    target.wait(said, lambda: said in target.logs())
+    assert file.read_bytes() == b"somebody's data"
+
+
+def test_a_socket_directory_on_a_full_disk_is_named(target: Target) -> None:
+    target.start(DISKS, "--tmpfs", "/var/tmp/full:size=64k,mode=1777")
+    config = json.loads(vhost_config(DISKS)) | {"sockets": "/var/tmp/full"}
+    (target.folder / "config/vhost.json").write_text(json.dumps(config))
+    target.run("sh", "-c", "dd if=/dev/zero of=/var/tmp/full/file bs=4k")
+    target.reconcile()
+    said = "/var/tmp/full on"
+    target.wait(said, lambda: said in target.logs() and "cannot be written to: free some space there" in target.logs())
+
+
+def test_what_the_target_refuses_is_said_in_its_own_words(target: Target) -> None:
+    """An RPC's error is the last thing that the container says: Kubernetes makes it the pod's message."""
+    if target.spdk:  # 3 disks of 4 GiB in 512 MiB
+        target.start(replace(DISKS, mib=4096))
+        target.wait("the target ends", target.ended)
+        assert "bdev_malloc_create" in target.logs() or "Malloc0" in target.logs()
+    else:
+        file = target.folder / "disks/vhost.1"
+        file.parent.mkdir()
+        file.touch(mode=0)
+        os.truncate(file, 16 << 20)
+        os.chown(file, 12345, 12345)
+        target.start(replace(DISKS, bdev="aio"))
+        target.reconcile()
+        said = "blockdev-add: Could not open '/disks/vhost.1': Permission denied"
+        target.wait(said, lambda: said in target.logs())
+
+
+def test_a_device_that_is_gone_is_not_made_up(target: Target) -> None:
+    target.start(replace(DISKS, bdev="aio", devices=["/dev/gone0", "/dev/gone1", "/dev/gone2"]))
+    if target.spdk:
+        target.wait("the target ends", target.ended)
+    else:
+        target.reconcile()
+    target.wait("its words", lambda: "/dev/gone0 is no block device" in target.logs())
