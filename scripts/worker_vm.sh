@@ -192,6 +192,16 @@ PathChanged=$SOCKETS/vhost.life
 [Install]
 WantedBy=multi-user.target
 EOF
+  # and what went past that, or was done by hand in QEMU's monitor, is put right in time
+  write 0644 "/etc/systemd/system/$unit-disks.timer" <<EOF || true
+[Unit]
+Description=Look after the worker VM's disks
+[Timer]
+OnActiveSec=30s
+OnUnitInactiveSec=30s
+[Install]
+WantedBy=multi-user.target
+EOF
   write 0644 "/etc/systemd/system/$unit-disks.service" <<EOF || true
 [Unit]
 Description=Plug the worker VM's disks
@@ -207,8 +217,9 @@ EOF
   enable "$unit-media"
   enable "$unit"
   enable "$unit-disks.path"
+  enable "$unit-disks.timer"
   if [ -n "$changed" ] && systemctl is-active --quiet "$unit"; then say "the VM's definition changed: it takes effect at its next start"; fi
-  systemctl start "$unit-media" "$unit-disks.path"
+  systemctl start "$unit-media" "$unit-disks".{path,timer}
   systemctl start --no-block "$unit"
 }
 
@@ -220,8 +231,8 @@ accel_args() {
 }
 
 down() {
-  systemctl disable --now "$unit-disks".{path,service} "$unit" "$unit-media" "$unit-bridge" 2>/dev/null || true
-  rm -f "/etc/systemd/system/$unit".service "/etc/systemd/system/$unit"-{media,bridge,disks}.{service,path} "$lib/$VM"
+  systemctl disable --now "$unit-disks".{path,timer,service} "$unit" "$unit-media" "$unit-bridge" 2>/dev/null || true
+  rm -f "/etc/systemd/system/$unit".service "/etc/systemd/system/$unit"-{media,bridge,disks}.{service,path,timer} "$lib/$VM"
   systemctl daemon-reload
   local dir
   for dir in root guest bundle media; do

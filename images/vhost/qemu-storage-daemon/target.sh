@@ -41,13 +41,13 @@ add() {
 
 node_exists() { qmp '{"execute":"query-named-block-nodes"}' | jq -e --arg name "$1" 'any(.return[]; ."node-name" == $name)' >/dev/null; }
 
-# state 03 in this table of the pod's own sockets: connected
-in_use() { grep -Eq " 03 +[0-9]+ $(disk "$1" socket)\$" /proc/net/unix; }
+# the daemon does not tell, and a connection shows only in the network namespace that it came from: worker1 says so
+in_use() { [ -e "$(jq -r .sockets /etc/vhost/vhost.json)/$1.used" ]; }
 
 remove() {
   qmp '{"execute":"block-export-del","arguments":{"id":"'"$1"'"}}' >/dev/null || return 0
   qmp '{"execute":"blockdev-del","arguments":{"node-name":"'"$1"'"}}' >/dev/null || return 0
-  rm -f "/disks/$1" # a disk in memory ends here; a user's file stays
+  if [ "$(jq -r .bdev /etc/vhost/vhost.json)" = malloc ]; then rm -f "/disks/$1"; fi # memory ends here, a file stays
 }
 
 # disks in memory live as long as the pod's volume, files for ever
