@@ -9,6 +9,7 @@ import re
 import shlex
 import ssl
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ from kubernetes import client, stream
 from components.hosts import script
 from components.render import CLAIM, NAMESPACE, VHOST, VIDEO, disk_path
 from tests.e2e.conftest import COUNT, Running, traces
+from tests.pulumi_cli import ROOT
 
 pytestmark = pytest.mark.e2e
 
@@ -268,24 +270,115 @@ def test_the_target_is_killed_and_every_pod_serves_its_own_movie_again(running: 
     assert_every_pod_serves_its_own_disk(running)
 
 
+def test_the_vm_dies_and_comes_back_with_every_disk_as_it_was(running: Running) -> None:
+    lives = [marker(running, i) for i in ORDINALS]
+    running.docker("worker1", "systemctl", "kill", "--signal=KILL", "spdk-k8s-vm")
+    end = time.monotonic() + 300
+    while [marker(running, i) for i in ORDINALS] != lives:
+        assert time.monotonic() < end, (lives, [marker(running, i) for i in ORDINALS])
+        time.sleep(2)
+    assert_every_pod_serves_its_own_disk(running)
+
+
+def delete_target(running: Running) -> None:
+    """Delete the vhost pod, and wait for its successor."""
+    (old,) = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
+    running.core.delete_namespaced_pod(old.metadata.name, NAMESPACE)
+    end = time.monotonic() + 120
+    while True:
+        pods = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
+        if [p for p in pods if p.metadata.uid != old.metadata.uid and is_ready(p)]:
+            return
+        assert time.monotonic() < end, [p.status for p in pods]
+        time.sleep(0.5)
+
+
 def test_the_vhost_pod_is_deleted_and_blank_disks_are_filled_anew(running: Running) -> None:
     lives = [marker(running, i) for i in ORDINALS]
-    (pod,) = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
-    running.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE)
+    delete_target(running)
     wait_until_all_serve_another_life(running, lives)
     assert_every_pod_serves_its_own_disk(running)
 
 
+class Viewer(threading.Thread):
+    """Streams a movie again and again, as a client that never stops; `gap`: the longest wait for the next bytes, s."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url, self.gap, self.stopped, self.bytes = url, 0.0, threading.Event(), 0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        last = time.monotonic()
+        try:
+            while not self.stopped.is_set():
+                with opener.open(self.url, timeout=30) as response:
+                    while chunk := response.read(4096):
+                        self.bytes += len(chunk)
+                        self.gap, last = max(self.gap, time.monotonic() - last), time.monotonic()
+                        self.stopped.wait(0.05)  # about as fast as it is watched
+        except OSError as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.join(60)
+        assert self.error is None, self.error
+        assert self.bytes > 0
+
+
+def unharmed(running: Running) -> dict[str, object]:
+    """What must be the same after a change of N: pods, their restarts, and QEMU's process."""
+    pods = running.core.list_namespaced_pod(NAMESPACE).items
+    restarts = {p.metadata.name: [c.restart_count for c in p.status.container_statuses] for p in pods}
+    return {
+        "pods": {p.metadata.name: p.metadata.uid for p in pods},
+        "restarts": restarts,
+        "qemu": running.docker("worker1", "systemctl", "show", "-p", "MainPID", "spdk-k8s-vm"),
+        "lives": [marker(running, i) for i in ORDINALS],
+    }
+
+
 def test_n_grows_and_shrinks_while_everything_runs(running: Running) -> None:
-    before = {p.metadata.name: p.metadata.uid for p in running.core.list_namespaced_pod(NAMESPACE).items}
+    before = unharmed(running)
+    viewer = Viewer(running.outputs["pages"][0] + movies(running, 0)[0].lstrip("/"))
+    viewer.start()
     running.stack.run("config", "set", "numinst", str(COUNT + 1))
-    running.stack.run("up", "--yes", "--skip-preview")
+    output = running.stack.run("up", "--yes", "--skip-preview")
+    assert re.search(r"\+ 2 created", output), output[-2000:]
+    assert not re.search(r"\d+ (replaced|deleted)", output), output[-2000:]
     assert get(running.stack.outputs()["pages"][COUNT])[0] == 200
     running.stack.run("config", "set", "numinst", str(COUNT))
     running.stack.run("up", "--yes", "--skip-preview")
-    after = {p.metadata.name: p.metadata.uid for p in running.core.list_namespaced_pod(NAMESPACE).items}
-    assert after == before
+    viewer.stop()
+    assert viewer.gap < 5, f"a viewer of pod 0 waited {viewer.gap:.1f} s"
+    assert unharmed(running) == before
     assert running.guest(f"test -e {disk_path(COUNT)} || echo gone").strip() == "gone"
+    check(running)
+
+
+def check(running: Running) -> None:
+    """`make check` finds nothing to say."""
+    done = subprocess.run(
+        ["python", "check.py"], env=running.stack.environment | {"PULUMI_STACK": running.stack.name},
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no drift" in done.stdout
+
+
+def test_disks_on_files_survive_the_target(running: Running) -> None:
+    """bdev aio: another kind of disk is a blank one, and then it stays what it is."""
+    before = [marker(running, i) for i in ORDINALS]
+    running.stack.run("config", "set", "--path", "vhost.bdev", "aio")
+    running.stack.run("up", "--yes", "--skip-preview")
+    wait_until_all_serve_another_life(running, before)
+    lives = [marker(running, i) for i in ORDINALS]
+    delete_target(running)
+    running.guest("echo 3 >/proc/sys/vm/drop_caches")
+    assert [marker(running, i) for i in ORDINALS] == lives
+    assert_every_pod_serves_its_own_disk(running)
 
 
 def test_a_registry_port_that_is_taken_is_refused(running: Running) -> None:
