@@ -8,15 +8,15 @@ import pulumi_kubernetes as kubernetes
 from pulumi.runtime.config import CONFIG
 
 from components import settings
-from components.cluster import Cluster, Versions
-from components.dev_machines import DevMachines
-from components.images import Images
+from components.cluster import Cluster, ClusterArgs, Versions
+from components.dev_machines import DevMachines, DevMachinesArgs
+from components.images import Images, ImagesArgs
 from components.pins import PINS
-from components.registry import Registry
+from components.registry import Registry, RegistryArgs
 from components.render import NAMESPACE, VHOST, VIDEO, Disks, disk_path, mac_address, place
-from components.vhost import Vhost
-from components.video import Disk, Video
-from components.worker_vm import MEDIA, WorkerVm
+from components.vhost import Vhost, VhostArgs
+from components.video import Disk, Video, VideoArgs
+from components.worker_vm import MEDIA, WorkerVm, WorkerVmArgs
 
 try:
     config = settings.load(CONFIG.get())
@@ -36,21 +36,21 @@ on_engine = pulumi.ResourceOptions(providers=[engine])
 # The machines: one code path behind the list of hosts.
 dev = DevMachines(
     "dev",
-    subnet=machines.subnet,
-    gateway=machines.gateway,
-    containers={name: nodes[name] for name in ("master", *machines.storage)},
-    guests={name: nodes[name] for name in config.vms},
-    base_image=debian,
-    memory_mib=config.memory_mib,
-    opts=on_engine,
+    DevMachinesArgs(
+        subnet=machines.subnet,
+        gateway=machines.gateway,
+        containers={name: nodes[name] for name in ("master", *machines.storage)},
+        guests={name: nodes[name] for name in config.vms},
+        base_image=debian,
+        memory_mib=config.memory_mib,
+    ),
+    on_engine,
 )
 master = dev.hosts["master"]
 
 # The private registry, and all that the nodes will ever need in it.
-registry = Registry(
-    "registry", host=master, ip=str(nodes["master"]), port=config.registry.port, tls=config.registry.tls
-)
-images = Images("images", registry=registry.address, login=registry.login, ready=registry.ready, opts=on_engine)
+registry = Registry("registry", RegistryArgs(host=master, port=config.registry.port, tls=config.registry.tls))
+images = Images("images", ImagesArgs(registry.address, registry.login, registry.ready), on_engine)
 guest_image = images.build("guest", "node", {"BASE": debian}, target="guest")
 backend, reason = config.backend(cpus=os.cpu_count() or 1, release="SPDK_RELEASE" in os.environ)
 pulumi.info(f"vhost backend: {backend}, because {reason}")
@@ -67,23 +67,19 @@ media_image = (
 # The cluster: control plane on master, the storage hosts and the VMs joined.
 cluster = Cluster(
     "cluster",
-    master=master,
-    nodes=nodes,
-    versions=Versions(PINS["KUBERNETES"], etcd=PINS["ETCD"], coredns=PINS["COREDNS"], pause=PINS["PAUSE"]),
-    pod_cidr=config.cluster.pod_cidr,
-    service_cidr=config.cluster.service_cidr,
-    images=images,
-    registry=registry.address,
-    registry_values=registry.node_values,
-    in_containers=True,
+    ClusterArgs(
+        master=master,
+        nodes=nodes,
+        versions=Versions(PINS["KUBERNETES"], etcd=PINS["ETCD"], coredns=PINS["COREDNS"], pause=PINS["PAUSE"]),
+        images=images,
+        registry=registry.address,
+        registry_values=registry.node_values,
+        pod_cidr=config.cluster.pod_cidr,
+        service_cidr=config.cluster.service_cidr,
+        in_container=True,
+    ),
 )
-# What runs in the cluster goes with it: no in-cluster deletes when the control plane itself is deleted.
-in_cluster = pulumi.ResourceOptions(providers=[cluster.provider], deleted_with=cluster.control_plane)
-namespace = kubernetes.core.v1.Namespace(
-    "namespace",
-    metadata={"name": NAMESPACE},
-    opts=pulumi.ResourceOptions(provider=cluster.provider, deleted_with=cluster.control_plane),
-)
+namespace = kubernetes.core.v1.Namespace("namespace", metadata={"name": NAMESPACE}, opts=cluster.contents)
 
 # On each storage host a vhost target with the disks of its instances, and worker VMs that boot beside all this; the
 # disks are plugged in as the target serves them.
@@ -101,76 +97,82 @@ for number, (host_name, vm_names) in enumerate(machines.storage.items()):
     targets[pod] = ordinals
     vhost = Vhost(
         "vhost" if number == 0 else f"vhost-{host_name}",
-        pod=pod,
-        namespace=namespace.metadata["name"],
-        image=vhost_image,
-        host=host,
-        backend=backend,
-        disks=Disks(
-            ordinals=ordinals,
-            slots=config.slots,
-            mib=config.vhost.disk_mib,
-            block_size=config.vhost.block_size,
-            queues=config.vm.queues,
-            bdev=config.vhost.bdev,
-            devices=config.vhost.devices,
+        VhostArgs(
+            pod=pod,
+            namespace=namespace.metadata["name"],
+            image=vhost_image,
+            backend=backend,
+            host=host,
+            disks=Disks(
+                ordinals=ordinals,
+                slots=config.slots,
+                mib=config.vhost.disk_mib,
+                block_size=config.vhost.block_size,
+                queues=config.vm.queues,
+                bdev=config.vhost.bdev,
+                devices=config.vhost.devices,
+            ),
+            memory_mib=config.vhost_memory_mib,
+            files=config.vhost.files,
+            cpu_mask=config.vhost.cpu_mask,
+            cores=len(config.vhost.cores),
+            hugepage_size=config.vhost.hugepage_size,
+            after=[host_joined],
         ),
-        files=config.vhost.files,
-        cpu_mask=config.vhost.cpu_mask,
-        cores=len(config.vhost.cores),
-        memory_mib=config.vhost_memory_mib,
-        hugepage_size=config.vhost.hugepage_size,
-        depends_on=[host_joined],
-        opts=in_cluster,
+        cluster.contents,
     )
     for index, name in enumerate(vm_names):
         vms[name] = vm = WorkerVm(
             name,
-            host=host,
-            index=index,
-            host_ready=[prepared],
-            address=nodes[name],
-            prefix=machines.subnet.prefixlen,
-            gateway=machines.gateway,
-            nameservers=[str(nodes[host_name])],  # it passes questions on to the engine's resolver
-            authorized_key=dev.key("client", "public"),
-            host_key=(dev.key(name, "private"), dev.key(name, "public")),
-            guest=guest_image,
-            bundle=cluster.bundle,
-            preload=[cluster.kube_proxy, cluster.pause, video_image],
-            media_image=media_image,
-            media_dir=config.video.media_dir,
-            registry_values=registry.node_values,
-            vcpus=config.vm.vcpus,
-            memory_mib=config.vm.memory_mib,
-            accel=config.vm.accel,
-            mac=mac_address(config.vm.mac, config.vms.index(name)),
-            queues=config.vm.queues,
-            disk_slots=config.vm.disk_slots,
-            vnc=config.vm.vnc,
-            hugepage_size=config.vm.hugepage_size,
-            nic="eth0",
+            WorkerVmArgs(
+                host=host,
+                index=index,
+                address=nodes[name],
+                prefix=machines.subnet.prefixlen,
+                gateway=machines.gateway,
+                nameservers=[str(nodes[host_name])],  # it passes questions on to the engine's resolver
+                authorized_key=dev.key("client", "public"),
+                host_private=dev.key(name, "private"),
+                host_public=dev.key(name, "public"),
+                guest=guest_image,
+                bundle=cluster.bundle,
+                registry=registry.address,
+                preload=[cluster.kube_proxy, cluster.pause, video_image],
+                media_image=media_image,
+                media_dir=config.video.media_dir or MEDIA,
+                vcpus=config.vm.vcpus,
+                memory_mib=config.vm.memory_mib,
+                hugepage_size=config.vm.hugepage_size,
+                accel=config.vm.accel,
+                mac=mac_address(config.vm.mac, config.vms.index(name)),
+                queues=config.vm.queues,
+                disk_slots=config.vm.disk_slots,
+                vnc=config.vm.vnc,
+                after=[prepared],
+            ),
         )
         guest = dev.host(name, nodes[name], host.deleted_with, after=[vm.answers])
         joined.append(cluster.join(guest, cluster.prepare(guest), in_container=False))
         for i in ordinals:
             if config.vms[places[i][0]] == name:
                 port = places[i][1]
-                disks[i] = Disk(name, disk_path(port), vm.disk(i, port=port, vhost=vhost.ready))
+                disks[i] = Disk(name, str(nodes[name]), disk_path(port), vm.disk(i, port=port, vhost=vhost.ready))
 
 video = Video(
     "video",
-    namespace=namespace.metadata["name"],
-    image=video_image,
-    disks=[disks[i] for i in range(config.numinst)],
-    disk_mib=config.vhost.disk_mib,
-    http_port=config.video.http_port,
-    rtmp_port=config.video.rtmp_port,
-    media=MEDIA,
-    cpu_request=config.video.cpu_request,
-    cpu_limit=config.video.cpu_limit,
-    depends_on=joined,
-    opts=in_cluster,
+    VideoArgs(
+        namespace=namespace.metadata["name"],
+        image=video_image,
+        disks=[disks[i] for i in range(config.numinst)],
+        disk_mib=config.vhost.disk_mib,
+        media=MEDIA,
+        http_port=config.video.http_port,
+        rtmp_port=config.video.rtmp_port,
+        cpu_request=config.video.cpu_request,
+        cpu_limit=config.video.cpu_limit,
+        after=joined,
+    ),
+    cluster.contents,
 )
 
 pulumi.export("numinst", config.numinst)
@@ -183,6 +185,5 @@ pulumi.export("vms", config.vms)
 pulumi.export("targets", targets)
 pulumi.export("disks", [{"node": disks[i].node, "path": disks[i].path} for i in range(config.numinst)])
 pulumi.export("sshKey", dev.key("client", "private"))
-where = [nodes[disks[i].node] for i in range(config.numinst)]
-pulumi.export("pages", [f"http://{at}:{config.video.http_port + i}/" for i, at in enumerate(where)])
-pulumi.export("streams", [f"rtmp://{at}:{config.video.rtmp_port + i}/vod2" for i, at in enumerate(where)])
+pulumi.export("pages", video.pages)
+pulumi.export("streams", video.streams)

@@ -36,36 +36,72 @@ class Versions:
         }
 
 
-class Cluster(pulumi.ComponentResource):
-    """The control plane on `nodes`' first host; `join` adds the others.
+@dataclass(frozen=True)
+class ClusterArgs:
+    master: Host
+    """Where the control plane runs."""
+    nodes: Mapping[str, IPv4Address]
+    """Name -> address of every node that will be, master first: its place here fixes a node's pod subnet."""
+    versions: Versions
+    images: Images
+    """Builds what nodes and control plane run, in the private registry."""
+    registry: pulumi.Input[str]
+    """ "address:port"."""
+    registry_values: Mapping[str, pulumi.Input[str]]
+    """How a node pulls from it: Registry.node_values."""
+    pod_cidr: IPv4Network
+    service_cidr: IPv4Network
+    in_container: bool = False
+    """The master is a container: the kernel's settings are those of the machine below."""
 
-    nodes: name -> address of every node that will be, control plane first: its place in this mapping fixes a node's
-    pod subnet. registry_values: see Registry.node_values.
-    provider: for pulumi-kubernetes. kubeconfig: admin's, secret. bundle, pause: image references by digest;
+
+class Cluster(pulumi.ComponentResource):
+    """A control plane; `prepare` and `join` make other hosts its nodes.
+
+    kubeconfig: admin's, secret. provider: for pulumi-kubernetes. contents: options of whatever runs in the cluster.
+    control_plane: the resource after which the API server answers. bundle, pause: image references by digest;
     kube_proxy: by tag.
+
+    ```python
+    from ipaddress import IPv4Address, IPv4Network
+
+    import pulumi
+    import pulumi_docker as docker
+    import pulumi_kubernetes as kubernetes
+
+    from components.cluster import Cluster, ClusterArgs, Versions
+    from components.hosts import Host
+    from components.images import Images, ImagesArgs
+
+    config = pulumi.Config()
+    login = docker.RegistryArgs(server="192.0.2.10:443", username="me", password=config.require_secret("password"))
+    hosts = {"master": "192.0.2.11", "worker1": "192.0.2.12"}
+    master, worker1 = (
+        Host(name, address, host_key="ssh-ed25519 AAAA…", private_key=config.require_secret("key"))
+        for name, address in hosts.items()
+    )
+    cluster = Cluster(
+        "cluster",
+        ClusterArgs(
+            master=master,
+            nodes={name: IPv4Address(address) for name, address in hosts.items()},
+            versions=Versions("1.36.3", etcd="3.6.6-0", coredns="1.13.1", pause="3.10.1"),
+            images=Images("images", ImagesArgs(registry="192.0.2.10:443", login=login)),
+            registry="192.0.2.10:443",
+            registry_values={"REGISTRY": "192.0.2.10:443", "REGISTRY_CA": "", "REGISTRY_HOSTS": ""},
+            pod_cidr=IPv4Network("10.244.0.0/16"),
+            service_cidr=IPv4Network("10.96.0.0/16"),
+        ),
+    )
+    cluster.join(worker1, cluster.prepare(worker1))
+    kubernetes.core.v1.Namespace("mine", opts=cluster.contents)
+    ```
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        master: Host,
-        nodes: Mapping[str, IPv4Address],
-        versions: Versions,
-        pod_cidr: IPv4Network,
-        service_cidr: IPv4Network,
-        images: Images,
-        registry: str,
-        registry_values: Mapping[str, pulumi.Input[str]],
-        in_containers: bool,
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
+    def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Cluster", name, None, opts)
-        self._master = master
-        self._nodes = dict(nodes)
-        self._pod_cidr = pod_cidr
-        self._registry_values = registry_values
-        self._in_containers = in_containers
+        self._args = args
+        master, images, versions = args.master, args.images, args.versions
 
         self.bundle = images.build("node-bundle", "bundle", {"BINARIES": f"spdk-k8s/kubernetes:v{versions.kubernetes}"})
         upstream = {
@@ -74,23 +110,25 @@ class Cluster(pulumi.ComponentResource):
         }
         self.pause = upstream["pause"]
         # kubeadm's DaemonSet asks for it by tag
-        self.kube_proxy = upstream["kube-proxy"].apply(lambda _: f"{registry}/kube-proxy:v{versions.kubernetes}")
+        self.kube_proxy = pulumi.Output.all(args.registry, upstream["kube-proxy"]).apply(
+            lambda v: f"{v[0]}/kube-proxy:v{versions.kubernetes}"
+        )
 
         prepared = self.prepare(master)
-        address = nodes[master.name]
+        address = args.nodes[master.name]
         control_plane = master.run(
             f"{name}-control-plane",
             "control_plane",
             {
                 "NODE": master.name,
-                "CONFIG": pulumi.Output.all(*upstream.values()).apply(  # when they are all pushed
-                    lambda _: render.kubeadm_init(
+                "CONFIG": pulumi.Output.all(args.registry, *upstream.values()).apply(  # when they are all pushed
+                    lambda v: render.kubeadm_init(
                         version=versions.kubernetes,
-                        repository=registry,
+                        repository=v[0],
                         address=address,
-                        pod_cidr=pod_cidr,
-                        service_cidr=service_cidr,
-                        in_container=in_containers,
+                        pod_cidr=args.pod_cidr,
+                        service_cidr=args.service_cidr,
+                        in_container=args.in_container,
                     )
                 ),
             },
@@ -114,7 +152,9 @@ class Cluster(pulumi.ComponentResource):
             enable_config_map_mutable=True,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        self.register_outputs({"kubeconfig": self.kubeconfig})
+        # What runs in the cluster goes with it: no in-cluster deletes when the control plane itself is deleted.
+        self.contents = pulumi.ResourceOptions(providers=[self.provider], deleted_with=control_plane)
+        self.register_outputs({"kubeconfig": self.kubeconfig, "apiServer": self._api_server})
 
     def prepare(self, host: Host, *, hugepages: Mapping[str, int] | None = None) -> pulumi.Resource:
         """Everything that a node needs before kubeadm runs on it. hugepages: size ("2Mi", "1Gi") -> how many."""
@@ -131,24 +171,25 @@ class Cluster(pulumi.ComponentResource):
             if hugepages
             else []
         )
-        node = list(self._nodes).index(host.name)
+        nodes = self._args.nodes
+        number = list(nodes).index(host.name)
         return host.run(
             f"{host.name}-node",
             "node",
             {
-                **self._registry_values,
+                **self._args.registry_values,
                 "BUNDLE": self.bundle,
                 "PAUSE": self.pause,
                 "PACKAGES": PACKAGES,
-                "CNI_CONFIG": render.cni_config(self._pod_cidr, node),
-                "ROUTES": render.routes(self._pod_cidr, list(self._nodes.values()), node),
-                "NODE_IP": str(self._nodes[host.name]),
+                "CNI_CONFIG": render.cni_config(self._args.pod_cidr, number),
+                "ROUTES": render.routes(self._args.pod_cidr, list(nodes.values()), number),
+                "NODE_IP": str(nodes[host.name]),
             },
             parent=self,
             depends_on=reserved,
         )
 
-    def join(self, host: Host, prepared: pulumi.Resource, *, in_container: bool) -> pulumi.Resource:
+    def join(self, host: Host, prepared: pulumi.Resource, *, in_container: bool = False) -> pulumi.Resource:
         """Make `host` a node, labelled type1=NAME; done when it is Ready."""
         joined = host.run(
             f"{host.name}-join",
@@ -168,7 +209,7 @@ class Cluster(pulumi.ComponentResource):
             parent=self,
             depends_on=[prepared],
         )
-        return self._master.run(
+        return self._args.master.run(
             f"{host.name}-ready",
             "node_ready",
             {"NODE": host.name, "LABELS": f"type1={host.name} node-role.kubernetes.io/worker="},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pulumi
@@ -15,39 +15,58 @@ from components.hosts import Host
 from components.images import content_tag
 
 
-class DevMachines(pulumi.ComponentResource):
-    """One container for each of `containers`, and a key for each of `machines` (the VM gets its key from here too).
+@dataclass(frozen=True)
+class DevMachinesArgs:
+    subnet: IPv4Network
+    gateway: IPv4Address
+    containers: Mapping[str, IPv4Address]
+    """Name -> address of the machines to make."""
+    base_image: str
+    """Debian's, for the machines' own image."""
+    guests: Mapping[str, IPv4Address] = field(default_factory=dict[str, IPv4Address])
+    """Name -> address of the VMs that will run on them: their host keys are made here too."""
+    memory_mib: int = 0
+    """What all of it needs, MiB; refused where this machine has less."""
 
-    memory_mib: what all of it needs, refused where this machine has less.
-    hosts: name -> Host of the containers. keys: name -> {"private", "public"}, secret.
+
+class DevMachines(pulumi.ComponentResource):
+    """Containers of the Docker engine here, as hosts that boot systemd and answer SSH.
+
+    hosts: name -> Host of each container. `key` gives the keys, `host` makes a Host of a guest.
+
+    ```python
+    from ipaddress import IPv4Address, IPv4Network
+
+    from components.dev_machines import DevMachines, DevMachinesArgs
+
+    machines = DevMachines(
+        "dev",
+        DevMachinesArgs(
+            subnet=IPv4Network("172.30.97.0/24"),
+            gateway=IPv4Address("172.30.97.1"),
+            containers={"master": IPv4Address("172.30.97.2")},
+            base_image="debian:trixie-slim",
+        ),
+    )
+    machines.hosts["master"].run("hello", "ready", parent=machines)
+    ```
     """
 
     hosts: dict[str, Host]
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        subnet: IPv4Network,
-        gateway: IPv4Address,
-        containers: Mapping[str, IPv4Address],
-        guests: Mapping[str, IPv4Address],
-        base_image: str,
-        memory_mib: int,
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
+    def __init__(self, name: str, args: DevMachinesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:DevMachines", name, None, opts)
         project = f"spdk-k8s-{pulumi.get_stack()}"
         child = pulumi.ResourceOptions(parent=self)
 
         preflight = local.Command(
             f"{name}-preflight",
-            create=f"exec scripts/preflight_local.sh {subnet} {project} {memory_mib}",
+            create=f"exec scripts/preflight_local.sh {args.subnet} {project} {args.memory_mib}",
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
             opts=child,
         )
-        names = [*containers, *guests]
+        names = [*args.containers, *args.guests]
         keys = local.Command(
             f"{name}-keys",
             create=f"exec scripts/keys.sh client {' '.join(names)}",
@@ -57,7 +76,7 @@ class DevMachines(pulumi.ComponentResource):
         )
         self._keys = pulumi.Output.secret(keys.stdout).apply(json.loads)
 
-        tag = content_tag("node", base_image, "machine")
+        tag = content_tag("node", args.base_image, "machine")
         image = docker.Image(
             f"{name}-image",
             image_name=f"spdk-k8s/machine:{tag}",
@@ -66,7 +85,7 @@ class DevMachines(pulumi.ComponentResource):
                 dockerfile="images/node/Dockerfile",
                 target="machine",
                 platform="linux/amd64",
-                args={"BASE": base_image},
+                args={"BASE": args.base_image},
             ),
             skip_push=True,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
@@ -74,11 +93,11 @@ class DevMachines(pulumi.ComponentResource):
         network = docker.Network(
             f"{name}-network",
             name=project,
-            ipam_configs=[docker.NetworkIpamConfigArgs(subnet=str(subnet), gateway=str(gateway))],
+            ipam_configs=[docker.NetworkIpamConfigArgs(subnet=str(args.subnet), gateway=str(args.gateway))],
             opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
         )
         self.hosts = {}
-        for machine, address in containers.items():
+        for machine, address in args.containers.items():
             volume = docker.Volume(f"{machine}-var", name=f"{project}-{machine}-var", opts=child)
             container = docker.Container(
                 machine,
@@ -112,7 +131,7 @@ class DevMachines(pulumi.ComponentResource):
             host = self.host(machine, address, container, after=[container])
             booted = host.run(f"{machine}-ready", "ready", parent=self, undo="never")
             self.hosts[machine] = replace(host, after=[booted])
-        self.register_outputs({})
+        self.register_outputs({"hosts": {name: host.address for name, host in self.hosts.items()}})
 
     def key(self, name: str, part: str) -> pulumi.Output[str]:
         """Half of a key pair ("private" or "public"), secret. "client" is the stack's own."""

@@ -40,27 +40,36 @@ class Source:
     made_by: pulumi.Resource
 
 
-class Images(pulumi.ComponentResource):
-    """Builds and pushes images to one registry.
+@dataclass(frozen=True)
+class ImagesArgs:
+    registry: pulumi.Input[str]
+    """ "address:port"."""
+    login: docker.RegistryArgs
+    """What pulumi-docker needs to push."""
+    ready: Sequence[pulumi.Resource] = ()
+    """The registry's resources: when one of them is made anew the registry is empty, and every image pushed again."""
 
-    registry: "address:port". login: what pulumi-docker needs to push. ready: the registry's resources; when one of
-    them is made anew the registry is empty, and every image is pushed again.
+
+class Images(pulumi.ComponentResource):
+    """Builds and pushes images to one registry; `build` gives each by digest.
+
+    ```python
+    import pulumi
+    import pulumi_docker as docker
+
+    from components.images import Images, ImagesArgs
+
+    password = pulumi.Config().require_secret("password")
+    login = docker.RegistryArgs(server="registry.example:5000", username="me", password=password)
+    images = Images("images", ImagesArgs(registry="registry.example:5000", login=login))
+    pulumi.export("video", images.build("video", "video", {"BASE": "debian:trixie-slim"}))
+    ```
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        registry: str,
-        login: docker.RegistryArgs,
-        ready: Sequence[pulumi.Resource],
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
+    def __init__(self, name: str, args: ImagesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Images", name, None, opts)
-        self._registry = registry
-        self._login = login
-        self._ready = list(ready)
-        self.register_outputs({})
+        self._args = args
+        self.register_outputs({"registry": args.registry})
 
     def build(
         self,
@@ -79,10 +88,10 @@ class Images(pulumi.ComponentResource):
         if source:
             args = {**args, "SPDK_SOURCE": source.image}
         tag = tag or content_tag(folder, target or "", *(f"{k}={v}" for k, v in sorted(args.items())))
-        after = [*self._ready, *([source.made_by] if source else [])]
+        after = [*self._args.ready, *([source.made_by] if source else [])]
         image = docker.Image(
             f"{name}-image",
-            image_name=f"{self._registry}/{name}:{tag}",
+            image_name=pulumi.Output.concat(self._args.registry, f"/{name}:{tag}"),
             build=docker.DockerBuildArgs(
                 context=f"images/{folder}",
                 dockerfile=f"images/{folder}/Dockerfile",
@@ -90,8 +99,8 @@ class Images(pulumi.ComponentResource):
                 platform="linux/amd64",
                 args=dict(args),
             ),
-            registry=self._login,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=after, replace_with=self._ready),
+            registry=self._args.login,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=after, replace_with=list(self._args.ready)),
         )
         return image.repo_digest
 

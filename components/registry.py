@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
@@ -14,29 +15,42 @@ from components.hosts import Host
 USER = "spdk-k8s"
 
 
+@dataclass(frozen=True)
+class RegistryArgs:
+    host: Host
+    """Where it runs; its address is the registry's."""
+    port: int = 5000
+    tls: bool = True
+    """False: plain HTTP, for engines that list it under insecure-registries."""
+
+
 class Registry(pulumi.ComponentResource):
-    """The distribution registry as a systemd service on `host`.
+    """The distribution registry as a systemd service.
 
     address: "IP:port". login: for pulumi-docker. node_values: what scripts/node.sh needs so that a node can pull.
-    service: the resource that is the registry; images must be pushed again when it is replaced.
+    ready: the resources after which it serves; when one is made anew, the registry is empty.
+
+    ```python
+    import pulumi
+
+    from components.hosts import Host
+    from components.registry import Registry, RegistryArgs
+
+    key = pulumi.Config().require_secret("key")
+    host = Host("store", address="192.0.2.11", host_key="ssh-ed25519 AAAA…", private_key=key)
+    registry = Registry("registry", RegistryArgs(host=host, port=5001))
+    pulumi.export("registry", registry.address)
+    ```
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        host: Host,
-        ip: str,
-        port: int,
-        tls: bool,
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
+    def __init__(self, name: str, args: RegistryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Registry", name, None, opts)
-        self.address = f"{ip}:{port}"
-        url = f"{'https' if tls else 'http'}://{self.address}"
+        host, port, tls = args.host, args.port, args.tls
+        self.address = pulumi.Output.concat(host.address, f":{port}")
+        url = pulumi.Output.concat("https://" if tls else "http://", self.address)
         certificate = local.Command(
             f"{name}-certificate",
-            create=f"exec scripts/certificate.sh {ip}",
+            create=pulumi.Output.concat("exec scripts/certificate.sh ", host.address),
             logging=local.Logging.NONE,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self, additional_secret_outputs=["stdout"]),
@@ -47,7 +61,7 @@ class Registry(pulumi.ComponentResource):
             return made.apply(lambda m: str(m[key]))
 
         ca = part("ca") if tls else pulumi.Output.from_input("")
-        self.service = host.run(
+        service = host.run(
             name,
             "registry",
             {
@@ -65,21 +79,21 @@ class Registry(pulumi.ComponentResource):
         # Where the engine that pushes looks for whom to trust; it belongs to this machine, so it is removed at the end.
         trust = local.Command(
             f"{name}-trust",
-            create=f"exec scripts/engine_trust.sh up {self.address}",
-            update=f"exec scripts/engine_trust.sh up {self.address}",
-            delete=f"exec scripts/engine_trust.sh down {self.address}",
+            create=pulumi.Output.concat("exec scripts/engine_trust.sh up ", self.address),
+            update=pulumi.Output.concat("exec scripts/engine_trust.sh up ", self.address),
+            delete=pulumi.Output.concat("exec scripts/engine_trust.sh down ", self.address),
             stdin=ca,
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[self.service]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[service]),
         )
-        self.ready = [self.service, trust]
+        self.ready = [service, trust]
         self.login = docker.RegistryArgs(server=self.address, username=USER, password=part("password"))
         self.node_values: dict[str, pulumi.Input[str]] = {
             "REGISTRY": self.address,
             "REGISTRY_CA": ca,
-            "REGISTRY_HOSTS": part("password").apply(
-                lambda password: render.registry_hosts(url, host=self.address, user=USER, password=password, tls=tls)
+            "REGISTRY_HOSTS": pulumi.Output.all(url, self.address, part("password")).apply(
+                lambda v: render.registry_hosts(v[0], host=v[1], user=USER, password=v[2], tls=tls)
             ),
         }
         self.register_outputs({"address": self.address})

@@ -241,7 +241,7 @@ class Settings(Model):
             f" {self.vhost.disk_mib} MiB, VM {self.vm.memory_mib} MiB; {' and '.join(pages) or 'no hugepages'}"
         )
 
-    def backend(self, *, cpus: int, release: bool) -> tuple[str, str]:
+    def backend(self, *, cpus: int, release: bool) -> tuple[Literal["spdk", "qemu-storage-daemon"], str]:
         """The vhost backend in use, and why.
 
         cpus: of the machine that worker1 is on. release: SPDK's release can be fetched.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import pulumi
 import pulumi_kubernetes as kubernetes
@@ -12,43 +14,76 @@ from components import render
 from components.hosts import Host
 
 
-class Vhost(pulumi.ComponentResource):
-    """ConfigMap with the disks, and a Deployment of one pod, ready when every disk is served.
+@dataclass(frozen=True)
+class VhostArgs:
+    pod: str
+    """Its name."""
+    namespace: pulumi.Input[str]
+    image: pulumi.Input[str]
+    """Reference by digest; its target is the backend."""
+    backend: Literal["spdk", "qemu-storage-daemon"]
+    host: Host
+    """A node of the cluster, labelled type1=NAME."""
+    disks: render.Disks
+    memory_mib: int
+    """What the target and its disks take, MiB."""
+    files: str = f"{render.STATE}/disks"
+    """The host's folder for the files of bdev aio."""
+    cpu_mask: str = "0x1"
+    """SPDK polls on these cores …"""
+    cores: int = 1
+    """… which are so many."""
+    hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
+    """Pages of SPDK's memory; reserved by Cluster.prepare."""
+    after: Sequence[pulumi.Resource] = ()
+    """What must be there before, such as the host's joining."""
 
-    pod: its name. image: reference by digest. backend: "spdk" or "qemu-storage-daemon", the image's target.
-    files: the host's folder for bdev aio. memory_mib: what the target and its disks take.
-    SPDK polls on the `cores` cores of cpu_mask, its memory is on pages of hugepage_size: "2Mi", "1Gi" or "none".
-    ready: the resource to wait for.
+
+class Vhost(pulumi.ComponentResource):
+    """A vhost target: ConfigMap with the disks, and a Deployment of one pod, ready when every disk is served.
+
+    Give it a cluster's options (Cluster.contents). ready: the resource after which the sockets are there.
+
+    ```python
+    import pulumi
+    import pulumi_kubernetes as kubernetes
+
+    from components.hosts import Host
+    from components.render import Disks
+    from components.vhost import Vhost, VhostArgs
+
+    config = pulumi.Config()
+    provider = kubernetes.Provider("mine", kubeconfig=config.require_secret("kubeconfig"))
+    key = config.require_secret("key")
+    host = Host("worker1", address="192.0.2.12", host_key="ssh-ed25519 AAAA…", private_key=key)
+    vhost = Vhost(
+        "vhost",
+        VhostArgs(
+            pod="vhost",
+            namespace="default",
+            image=f"192.0.2.10:443/vhost@sha256:{'0' * 64}",
+            backend="spdk",
+            host=host,
+            disks=Disks(ordinals=range(3), slots=32, mib=128, block_size=4096, queues=1),
+            memory_mib=4608,
+        ),
+        pulumi.ResourceOptions(providers=[provider]),
+    )
+    ```
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        pod: str,
-        namespace: pulumi.Input[str],
-        image: pulumi.Input[str],
-        host: Host,
-        backend: str,
-        disks: render.Disks,
-        files: str,
-        cpu_mask: str,
-        cores: int,
-        memory_mib: int,
-        hugepage_size: str,
-        depends_on: Sequence[pulumi.Resource],
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
+    def __init__(self, name: str, args: VhostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Vhost", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        spdk = backend == "spdk"
-        hugepages = spdk and hugepage_size != "none"
+        pod, namespace, disks = args.pod, args.namespace, args.disks
+        spdk = args.backend == "spdk"
+        hugepages = spdk and args.hugepage_size != "none"
         config = {"vhost.json": render.vhost_config(disks)}
-        args: list[str] = []
+        command: list[str] = []
         if spdk:
             config["spdk.json"] = render.spdk_config(disks)
-            args = render.spdk_args(
-                memory_mib=memory_mib, cpu_mask=cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
+            command = render.spdk_args(
+                memory_mib=args.memory_mib, cpu_mask=args.cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
             )
         config_map = kubernetes.core.v1.ConfigMap(
             f"{name}-config",
@@ -58,12 +93,12 @@ class Vhost(pulumi.ComponentResource):
         )
         taken = (
             [
-                host.run(
+                args.host.run(
                     f"{name}-devices",
                     "devices",
                     {"BDEV": disks.bdev, "DEVICES": " ".join(disks.devices)},
                     parent=self,
-                    depends_on=depends_on,
+                    depends_on=args.after,
                 )
             ]
             if disks.devices
@@ -73,7 +108,7 @@ class Vhost(pulumi.ComponentResource):
         volumes: list[VolumeArgsDict] = [
             {"name": "config", "config_map": {"name": config_map.metadata["name"]}},
             {"name": "sockets", "host_path": {"path": render.SOCKETS, "type": "Directory"}},
-            {"name": "disks", "host_path": {"path": files, "type": "DirectoryOrCreate"}}
+            {"name": "disks", "host_path": {"path": args.files, "type": "DirectoryOrCreate"}}
             if disks.bdev == "aio"
             else {"name": "disks", "empty_dir": {"medium": "Memory"}},
             {"name": "run", "empty_dir": {"medium": "Memory"}},
@@ -84,11 +119,11 @@ class Vhost(pulumi.ComponentResource):
             {"name": "disks", "mount_path": render.BDEV_FOLDER},
             {"name": "run", "mount_path": "/run/vhost"},
         ]
-        limits = {"memory": f"{memory_mib}Mi"}
+        limits = {"memory": f"{args.memory_mib}Mi"}
         target_mounts = list(mounts)
         if hugepages:
-            limits = {"memory": "512Mi", f"hugepages-{hugepage_size}": f"{memory_mib}Mi"}
-            volumes.append({"name": "hugepages", "empty_dir": {"medium": f"HugePages-{hugepage_size}"}})
+            limits = {"memory": "512Mi", f"hugepages-{args.hugepage_size}": f"{args.memory_mib}Mi"}
+            volumes.append({"name": "hugepages", "empty_dir": {"medium": f"HugePages-{args.hugepage_size}"}})
             target_mounts.append({"name": "hugepages", "mount_path": "/dev/hugepages"})
         if disks.devices:
             volumes.append({"name": "devices", "host_path": {"path": "/dev"}})
@@ -96,7 +131,7 @@ class Vhost(pulumi.ComponentResource):
 
         container: ContainerArgsDict = {
             "name": "",
-            "image": image,
+            "image": args.image,
             "security_context": {
                 "allow_privilege_escalation": False,
                 "read_only_root_filesystem": True,
@@ -109,10 +144,10 @@ class Vhost(pulumi.ComponentResource):
         target: ContainerArgsDict = {
             **container,
             "name": "vhost",
-            "args": args,
+            "args": command,
             "volume_mounts": target_mounts,
             "resources": {
-                "requests": {**limits, "cpu": str(cores) if spdk else "100m", "memory": "64Mi"},
+                "requests": {**limits, "cpu": str(args.cores) if spdk else "100m", "memory": "64Mi"},
                 "limits": limits,
             },
             "startup_probe": _probe("started", period=1, failures=60),
@@ -132,7 +167,7 @@ class Vhost(pulumi.ComponentResource):
                 "template": {
                     "metadata": {"labels": labels},
                     "spec": {
-                        "node_selector": {"type1": host.name},
+                        "node_selector": {"type1": args.host.name},
                         "automount_service_account_token": False,
                         "enable_service_links": False,
                         "termination_grace_period_seconds": 5,
@@ -146,7 +181,7 @@ class Vhost(pulumi.ComponentResource):
                                 "resources": {
                                     "requests": {"cpu": "10m", "memory": "16Mi"},
                                     # the disks' pages count for whoever touches them first
-                                    "limits": {"memory": f"{memory_mib}Mi"},
+                                    "limits": {"memory": f"{args.memory_mib}Mi"},
                                 },
                             },
                         ],
@@ -156,11 +191,11 @@ class Vhost(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[*depends_on, *taken],
+                depends_on=[*args.after, *taken],
                 custom_timeouts=pulumi.CustomTimeouts(create="4m", update="4m"),
             ),
         )
-        self.register_outputs({})
+        self.register_outputs({"pod": pod, "backend": args.backend, "sockets": render.SOCKETS})
 
 
 def _probe(question: str, *, period: int, failures: int) -> ProbeArgsDict:

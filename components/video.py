@@ -16,36 +16,67 @@ USER = 10001
 
 @dataclass(frozen=True)
 class Disk:
-    """Where an instance's disk is: node, block device there, and the resource after which it is."""
-
     node: str
+    """Name of the node that has it, labelled type1=NAME."""
+    address: pulumi.Input[str]
+    """Of that node, where its pod serves."""
     path: str
+    """Block device there."""
     plugged: pulumi.Resource
+    """The resource after which it is there."""
+
+
+@dataclass(frozen=True)
+class VideoArgs:
+    namespace: pulumi.Input[str]
+    image: pulumi.Input[str]
+    """Reference by digest."""
+    disks: Sequence[Disk]
+    """Of instances 0, 1, …"""
+    disk_mib: int
+    media: str
+    """Folder on every node with mp4-1, mp4-2, …"""
+    http_port: int = 8080
+    rtmp_port: int = 1935
+    cpu_request: str = "50m"
+    cpu_limit: str = "500m"
+    after: Sequence[pulumi.Resource] = ()
+    """What must be there before, such as the nodes' joining."""
 
 
 class Video(pulumi.ComponentResource):
-    """One pod for each instance; pod i on disk i and its node, HTTP at http_port + i, RTMP at rtmp_port + i.
+    """N video pods: pod i on disk i and its node, HTTP at http_port + i, RTMP at rtmp_port + i.
 
-    Kubelet formats a blank disk as ext4, and only mounts a used one.
+    Kubelet formats a blank disk as ext4, and only mounts a used one. Give it a cluster's options (Cluster.contents).
+    pages, streams: their URLs, in the order of the instances.
+
+    ```python
+    import pulumi
+    import pulumi_kubernetes as kubernetes
+
+    from components.video import Disk, Video, VideoArgs
+
+    kubeconfig = pulumi.Config().require_secret("kubeconfig")
+    provider = kubernetes.Provider("mine", kubeconfig=kubeconfig)
+    disk = Disk("worker2", address="192.0.2.13", path="/dev/vdb", plugged=provider)
+    video = Video(
+        "video",
+        VideoArgs(
+            namespace="default",
+            image=f"192.0.2.10:443/video@sha256:{'0' * 64}",
+            disks=[disk],
+            disk_mib=128,
+            media="/srv/media",
+        ),
+        pulumi.ResourceOptions(providers=[provider]),
+    )
+    pulumi.export("pages", video.pages)
+    ```
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        namespace: pulumi.Input[str],
-        image: pulumi.Input[str],
-        disks: Sequence[Disk],
-        disk_mib: int,
-        http_port: int,
-        rtmp_port: int,
-        media: str,
-        cpu_request: str,
-        cpu_limit: str,
-        depends_on: Sequence[pulumi.Resource],
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
+    def __init__(self, name: str, args: VideoArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Video", name, None, opts)
+        namespace, disks, http_port, rtmp_port = args.namespace, args.disks, args.http_port, args.rtmp_port
         child = pulumi.ResourceOptions(parent=self)
         storage_class = kubernetes.storage.v1.StorageClass(
             f"{name}-disks",
@@ -61,7 +92,7 @@ class Video(pulumi.ComponentResource):
                 metadata={"name": f"vhost-{i}"},
                 spec={
                     "storage_class_name": storage_class.metadata["name"],
-                    "capacity": {"storage": f"{disk_mib}Mi"},
+                    "capacity": {"storage": f"{args.disk_mib}Mi"},
                     "access_modes": ["ReadWriteOnce"],
                     "volume_mode": "Filesystem",
                     "persistent_volume_reclaim_policy": "Retain",
@@ -126,7 +157,7 @@ class Video(pulumi.ComponentResource):
                         "containers": [
                             {
                                 "name": "video",
-                                "image": image,
+                                "image": args.image,
                                 "env": [
                                     {
                                         "name": "POD_NAME",
@@ -145,8 +176,8 @@ class Video(pulumi.ComponentResource):
                                     "capabilities": {"drop": ["ALL"]},
                                 },
                                 "resources": {
-                                    "requests": {"cpu": cpu_request, "memory": "32Mi"},
-                                    "limits": {"cpu": cpu_limit, "memory": "128Mi"},
+                                    "requests": {"cpu": args.cpu_request, "memory": "32Mi"},
+                                    "limits": {"cpu": args.cpu_limit, "memory": "128Mi"},
                                 },
                                 # marker, page and movie are read from the disk by /healthz
                                 "startup_probe": {
@@ -175,7 +206,7 @@ class Video(pulumi.ComponentResource):
                             }
                         ],
                         "volumes": [
-                            {"name": "media", "host_path": {"path": media, "type": "Directory"}},
+                            {"name": "media", "host_path": {"path": args.media, "type": "Directory"}},
                             {"name": "tmp", "empty_dir": {"medium": "Memory", "size_limit": "64Mi"}},
                             {"name": "run", "empty_dir": {"medium": "Memory", "size_limit": "16Mi"}},
                         ],
@@ -187,18 +218,22 @@ class Video(pulumi.ComponentResource):
                         "spec": {
                             "access_modes": ["ReadWriteOnce"],
                             "storage_class_name": storage_class.metadata["name"],
-                            "resources": {"requests": {"storage": f"{disk_mib}Mi"}},
+                            "resources": {"requests": {"storage": f"{args.disk_mib}Mi"}},
                         },
                     }
                 ],
             },
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[*depends_on, *ports, service, *volumes],
+                depends_on=[*args.after, *ports, service, *volumes],
                 custom_timeouts=pulumi.CustomTimeouts(create="10m", update="10m"),
             ),
         )
-        self.register_outputs({})
+        self.pages = [pulumi.Output.format("http://{0}:{1}/", d.address, http_port + i) for i, d in enumerate(disks)]
+        self.streams = [
+            pulumi.Output.format("rtmp://{0}:{1}/vod2", d.address, rtmp_port + i) for i, d in enumerate(disks)
+        ]
+        self.register_outputs({"pages": self.pages, "streams": self.streams})
 
 
 def _ports_by_ordinal(

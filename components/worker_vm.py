@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Literal
 
 import pulumi
 
@@ -13,107 +15,155 @@ from components.hosts import SCRIPTS, Host
 MEDIA = "/srv/media"  # worker1's folder, and where the guest mounts it
 
 
-class WorkerVm(pulumi.ComponentResource):
-    """host: where QEMU runs. index: number of this VM there, from 0.
-    guest: the root disk's image. preload: images that the guest has from the start.
+@dataclass(frozen=True)
+class WorkerVmArgs:
+    host: Host
+    """Where QEMU runs, prepared as a node is: it has containerd and the registry's login."""
+    address: IPv4Address
+    """Of the VM, in the host's network."""
+    gateway: IPv4Address
+    nameservers: Sequence[str]
+    authorized_key: pulumi.Input[str]
+    """Who may log in as root: a public SSH key."""
+    host_private: pulumi.Input[str]
+    """The VM's SSH host key …"""
+    host_public: pulumi.Input[str]
+    """… and its public half."""
+    guest: pulumi.Input[str]
+    """Image of the root disk, by digest."""
+    bundle: pulumi.Input[str]
+    """Image of Kubernetes' binaries, laid over it."""
+    registry: pulumi.Input[str]
+    """ "address:port" of the images."""
+    prefix: int = 24
+    nic: str = "eth0"
+    """The host's network card that the VM's bridge takes over."""
+    index: int = 0
+    """Number of this VM on its host."""
+    preload: Sequence[pulumi.Input[str]] = ()
+    """Container images that the guest has from the start."""
+    media_image: pulumi.Input[str] | None = None
+    """Sample media, unpacked to the host's folder; none: it is the user's own."""
+    media_dir: str = MEDIA
+    """Folder on the host, read-only at MEDIA in the guest."""
+    vcpus: int = 2
+    memory_mib: int = 3072
+    hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
+    """Pages of the VM's memory; reserved by Cluster.prepare."""
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    mac: str = "DE:AD:BE:EF:01:41"
+    queues: int = 1
+    """Of each vhost disk."""
+    disk_slots: int = 32
+    """PCIe root ports for vhost disks."""
+    vnc: str | None = None
+    """QEMU's VNC display, such as 127.0.0.1:2."""
+    after: Sequence[pulumi.Resource] = ()
+    """What must be there before, such as the host's preparation."""
 
-    accel: the accelerator in use, "kvm" or "tcg". running: the resource after which the guest boots, answers:
-    after which it can be reached; `disk` plugs in one vhost disk and needs the vhost target.
+
+class WorkerVm(pulumi.ComponentResource):
+    """A QEMU guest as a systemd unit, on the host's own network; `disk` plugs in a vhost disk.
+
+    running: the resource after which the guest boots; answers: after which it can be reached by SSH.
+    accel: the accelerator in use, "kvm" or "tcg".
+
+    ```python
+    from ipaddress import IPv4Address
+
+    import pulumi
+
+    from components.hosts import Host
+    from components.worker_vm import WorkerVm, WorkerVmArgs
+
+    config = pulumi.Config()
+    key = config.require_secret("key")
+    host = Host("worker1", address="192.0.2.12", host_key="ssh-ed25519 AAAA…", private_key=key)
+    vm = WorkerVm(
+        "worker2",
+        WorkerVmArgs(
+            host=host,
+            address=IPv4Address("192.0.2.13"),
+            gateway=IPv4Address("192.0.2.1"),
+            nameservers=["192.0.2.1"],
+            authorized_key="ssh-ed25519 AAAA…",
+            host_private=config.require_secret("hostKey"),
+            host_public="ssh-ed25519 AAAA…",
+            guest=f"192.0.2.10:443/guest@sha256:{'0' * 64}",
+            bundle=f"192.0.2.10:443/node-bundle@sha256:{'0' * 64}",
+            registry="192.0.2.10:443",
+        ),
+    )
+    vm.disk(0, port=0, vhost=vm.answers)
+    pulumi.export("accel", vm.accel)
+    ```
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        host: Host,
-        index: int,
-        host_ready: Sequence[pulumi.Resource],
-        address: IPv4Address,
-        prefix: int,
-        gateway: IPv4Address,
-        nameservers: Sequence[str],
-        authorized_key: pulumi.Input[str],
-        host_key: tuple[pulumi.Input[str], pulumi.Input[str]],
-        guest: pulumi.Input[str],
-        bundle: pulumi.Input[str],
-        preload: Sequence[pulumi.Input[str]],
-        media_image: pulumi.Input[str] | None,
-        media_dir: str | None,
-        registry_values: Mapping[str, pulumi.Input[str]],
-        vcpus: int,
-        memory_mib: int,
-        accel: str,
-        mac: str,
-        queues: int,
-        disk_slots: int,
-        vnc: str | None,
-        hugepage_size: str,
-        nic: str,
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
+    def __init__(self, name: str, args: WorkerVmArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:WorkerVm", name, None, opts)
-        self._name, self._host = name, host
-        self._vm = "vm" if index == 0 else f"vm-{index + 1}"  # on its host
-        tap = f"tap{index}"
-        private, public = host_key
-        user_data = pulumi.Output.all(authorized_key, private, public).apply(
+        self._name, self._host = name, args.host
+        self._vm = "vm" if args.index == 0 else f"vm-{args.index + 1}"  # on its host
+        tap = f"tap{args.index}"
+        user_data = pulumi.Output.all(args.authorized_key, args.host_private, args.host_public).apply(
             lambda v: render.cloud_init_user_data(
                 hostname=name,
                 authorized_key=str(v[0]),
                 host_private=str(v[1]),
                 host_public=str(v[2]),
-                nameservers=nameservers,
+                nameservers=args.nameservers,
             )
         )
-        self.running = host.run(
+        self.running = args.host.run(
             f"{name}-vm",
             "worker_vm",
             {
-                "REGISTRY": registry_values["REGISTRY"],
-                "GUEST": guest,
-                "BUNDLE": bundle,
-                "PRELOAD": pulumi.Output.all(*preload).apply(" ".join),
-                "MEDIA_IMAGE": media_image if media_image is not None else "",
-                "MEDIA_DIR": media_dir or MEDIA,
+                "REGISTRY": args.registry,
+                "GUEST": args.guest,
+                "BUNDLE": args.bundle,
+                "PRELOAD": pulumi.Output.all(*args.preload).apply(" ".join),
+                "MEDIA_IMAGE": args.media_image if args.media_image is not None else "",
+                "MEDIA_DIR": args.media_dir,
                 "DISK_GIB": "8",
-                "ACCEL": accel,
+                "ACCEL": args.accel,
                 "VM": self._vm,
                 "QEMU_ARGS": "\n".join(
                     render.qemu_args(
                         vm=self._vm,
-                        vcpus=vcpus,
-                        memory_mib=memory_mib,
-                        mac=mac,
+                        vcpus=args.vcpus,
+                        memory_mib=args.memory_mib,
+                        mac=args.mac,
                         tap=tap,
-                        disk_slots=disk_slots,
-                        vnc=vnc,
-                        hugepage_size=hugepage_size,
+                        disk_slots=args.disk_slots,
+                        vnc=args.vnc,
+                        hugepage_size=args.hugepage_size,
                     )
                 ),
                 "USER_DATA": pulumi.Output.secret(user_data),
                 "META_DATA": render.cloud_init_meta_data(hostname=name),
-                "NETWORK_CONFIG": render.cloud_init_network(mac=mac, address=address, prefix=prefix, gateway=gateway),
-                "QUEUES": str(queues),
+                "NETWORK_CONFIG": render.cloud_init_network(
+                    mac=args.mac, address=args.address, prefix=args.prefix, gateway=args.gateway
+                ),
+                "QUEUES": str(args.queues),
                 "SOCKETS": render.SOCKETS,
                 "BRIDGE": "br0",
                 "TAP": tap,
-                "NIC": nic,
+                "NIC": args.nic,
                 "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
                 "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
             },
             parent=self,
-            depends_on=host_ready,
+            depends_on=args.after,
         )
-        self.answers = host.run(
+        self.answers = args.host.run(
             f"{name}-answers",
             "vm_answers",
-            {"ADDRESS": str(address)},
+            {"ADDRESS": str(args.address)},
             parent=self,
             undo="never",
             depends_on=[self.running],
         )
         self.accel = self.running.stdout
-        self.register_outputs({"accel": self.accel})
+        self.register_outputs({"address": str(args.address), "accel": self.accel})
 
     def disk(self, ordinal: int, *, port: int, vhost: pulumi.Resource) -> pulumi.Resource:
         """Disk `ordinal` behind root port number `port`: listed for every start of the VM, and plugged into the running

@@ -1,0 +1,37 @@
+"""Each component alone, in the program that its docstring shows."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pulumi
+import pytest
+
+import components
+from tests.unit.recorder import record
+
+pytestmark = pytest.mark.unit
+
+SECRETS = {"key": "PRIVATE", "hostKey": "PRIVATE", "password": "p4ss", "kubeconfig": "k"}
+COMPONENTS = [
+    found
+    for module in pkgutil.iter_modules(components.__path__)
+    for found in vars(importlib.import_module(f"components.{module.name}")).values()
+    if inspect.isclass(found)
+    and issubclass(found, pulumi.ComponentResource)
+    and found.__module__ == f"components.{module.name}"
+]
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda c: c.__name__)
+def test_the_example_of_a_component_runs(component: type[pulumi.ComponentResource]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", inspect.getdoc(component) or "", re.DOTALL)
+    resources = record(lambda: exec(compile(example, "example", "exec"), {}), SECRETS)  # noqa: S102
+    (made,) = [r for r in resources.values() if r.typ == f"spdk-k8s:index:{component.__name__}"]
+    assert made.outputs, "tells others nothing"
+    children = [r for r in resources.values() if r.parent == f"{made.typ}::{made.name}"]
+    assert children
+    assert all(r.request.custom for r in children)
