@@ -9,6 +9,7 @@ from pulumi.runtime.config import CONFIG
 
 from components import settings
 from components.cluster import Cluster, Versions
+from components.config import ConfigError, load
 from components.dev_machines import DevMachines
 from components.images import Images
 from components.pins import PINS
@@ -18,10 +19,12 @@ from components.vhost import Vhost
 from components.video import Disk, Video
 from components.worker_vm import MEDIA, WorkerVm
 
+cpus = os.cpu_count() or 1
 try:
-    config = settings.load(CONFIG.get())
-except settings.ConfigError as error:
+    config = load(CONFIG.get(), cpus=cpus)
+except ConfigError as error:
     raise pulumi.RunError(str(error)) from None
+backend, reason = config.backend(cpus=cpus, release="SPDK_RELEASE" in os.environ)
 
 machines = config.machines
 if not isinstance(machines, settings.Containers):
@@ -41,7 +44,7 @@ dev = DevMachines(
     containers={name: nodes[name] for name in ("master", *machines.storage)},
     guests={name: nodes[name] for name in config.vms},
     base_image=debian,
-    memory_mib=config.memory_mib,
+    memory_mib=config.memory_mib(backend),
     opts=on_engine,
 )
 master = dev.hosts["master"]
@@ -52,7 +55,6 @@ registry = Registry(
 )
 images = Images("images", registry=registry.address, login=registry.login, ready=registry.ready, opts=on_engine)
 guest_image = images.build("guest", "node", {"BASE": debian}, target="guest")
-backend, reason = config.backend(cpus=os.cpu_count() or 1, release="SPDK_RELEASE" in os.environ)
 pulumi.info(f"vhost backend: {backend}, because {reason}")
 pulumi.info(config.budget(backend))
 source = images.spdk_source(config.vhost.source, debian) if backend == "spdk" else None

@@ -54,7 +54,9 @@ def run_program(**config: object) -> dict[str, MockResourceArgs]:
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 24, 128])
 def program(request: pytest.FixtureRequest) -> tuple[int, dict[str, MockResourceArgs]]:
-    return request.param, run_program(numinst=request.param, vm={"diskSlots": 128}, video={"cpuRequest": "10m"})
+    return request.param, run_program(
+        numinst=request.param, vm={"diskSlots": 128, "memoryMib": 8192}, video={"cpuRequest": "10m"}
+    )
 
 
 def of_type(resources: dict[str, MockResourceArgs], token: str) -> list[MockResourceArgs]:
