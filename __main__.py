@@ -9,6 +9,7 @@ from pulumi.runtime.config import CONFIG
 
 from components import settings
 from components.cluster import Cluster, ClusterArgs, Versions
+from components.config import ConfigError, load
 from components.dev_machines import DevMachines, DevMachinesArgs
 from components.images import Images, ImagesArgs
 from components.pins import PINS
@@ -18,10 +19,12 @@ from components.vhost import Vhost, VhostArgs
 from components.video import Disk, Video, VideoArgs
 from components.worker_vm import MEDIA, WorkerVm, WorkerVmArgs
 
+cpus = os.cpu_count() or 1
 try:
-    config = settings.load(CONFIG.get())
-except settings.ConfigError as error:
+    config = load(CONFIG.get(), cpus=cpus)
+except ConfigError as error:
     raise pulumi.RunError(str(error)) from None
+backend, reason = config.backend(cpus=cpus, release="SPDK_RELEASE" in os.environ)
 
 machines = config.machines
 if not isinstance(machines, settings.Containers):
@@ -42,7 +45,7 @@ dev = DevMachines(
         containers={name: nodes[name] for name in ("master", *machines.storage)},
         guests={name: nodes[name] for name in config.vms},
         base_image=debian,
-        memory_mib=config.memory_mib,
+        memory_mib=config.memory_mib(backend),
     ),
     on_engine,
 )
@@ -52,7 +55,6 @@ master = dev.hosts["master"]
 registry = Registry("registry", RegistryArgs(host=master, port=config.registry.port, tls=config.registry.tls))
 images = Images("images", ImagesArgs(registry.address, registry.login, registry.ready), on_engine)
 guest_image = images.build("guest", "node", {"BASE": debian}, target="guest")
-backend, reason = config.backend(cpus=os.cpu_count() or 1, release="SPDK_RELEASE" in os.environ)
 pulumi.info(f"vhost backend: {backend}, because {reason}")
 pulumi.info(config.budget(backend))
 source = images.spdk_source(config.vhost.source, debian) if backend == "spdk" else None

@@ -15,6 +15,7 @@ import yaml
 VHOST = "cb-vhost-p0"
 VIDEO = "app-vs-p2"
 CLAIM = "disk"  # a video pod's claim: disk-app-vs-p2-0
+VIDEO_MIB = 32  # memory that a video pod asks for
 NAMESPACE = "spdk-k8s"
 
 SOCKETS = "/var/tmp"  # vhost.0, vhost.1, … as in the original

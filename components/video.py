@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components.render import CLAIM
+from components.render import CLAIM, VIDEO_MIB
 from components.render import VIDEO as NAME
 
 USER = 10001
@@ -176,7 +176,7 @@ class Video(pulumi.ComponentResource):
                                     "capabilities": {"drop": ["ALL"]},
                                 },
                                 "resources": {
-                                    "requests": {"cpu": args.cpu_request, "memory": "32Mi"},
+                                    "requests": {"cpu": args.cpu_request, "memory": f"{VIDEO_MIB}Mi"},
                                     "limits": {"cpu": args.cpu_limit, "memory": "128Mi"},
                                 },
                                 # marker, page and movie are read from the disk by /healthz

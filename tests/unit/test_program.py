@@ -17,7 +17,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 24, 128])
 def program(request: pytest.FixtureRequest) -> tuple[int, dict[str, Registered]]:
-    return request.param, run_program(numinst=request.param, vm={"diskSlots": 128}, video={"cpuRequest": "10m"})
+    return request.param, run_program(
+        numinst=request.param, vm={"diskSlots": 128, "memoryMib": 8192}, video={"cpuRequest": "10m"}
+    )
 
 
 def test_names_types_and_parents_stay(request: pytest.FixtureRequest) -> None:

@@ -5,16 +5,18 @@ import json
 import pytest
 
 from components import settings
+from components.config import ConfigError
+from components.config import load as load_raw
 
 pytestmark = pytest.mark.unit
 
 
 def load(**keys: object) -> settings.Settings:
-    return settings.load({f"spdk-k8s:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in keys.items()})
+    return load_raw({f"spdk-k8s:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in keys.items()})
 
 
 def problems(**keys: object) -> list[str]:
-    with pytest.raises(settings.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load(**keys)
     assert "nothing was started" in str(caught.value)
     return caught.value.problems
@@ -42,7 +44,7 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"numnist": 3}, "did you mean spdk-k8s:numinst?", "pulumi config rm numnist"),
         ({"vm": {"memoryMB": 4096}}, "did you mean spdk-k8s:vm.memoryMib?", "pulumi config rm --path vm.memoryMB"),
         ({"vm": {"vcpus": "2"}}, 'spdk-k8s:vm.vcpus = "2"', "pulumi config set --path vm.vcpus 2"),
-        ({"vm": {"accel": "fast"}}, "'auto', 'kvm' or 'tcg'", "pulumi config set --path vm.accel auto"),
+        ({"vm": {"accel": "fast"}}, "must be auto, kvm or tcg", "pulumi config set --path vm.accel auto"),
         ({"vm": {"queues": 4}}, "must not exceed vm.vcpus (2)", "pulumi config set --path vm.queues 2"),
         ({"numinst": 40}, "must be at least numinst (40)", "pulumi config set --path vm.diskSlots 40"),
         ({"machines": {"kind": "cloud"}}, "spdk-k8s:machines.kind", "--path machines.kind containers"),
@@ -62,13 +64,73 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ),
         ({"vm": {"hugepageSize": "2Mi", "memoryMib": 2049}}, "multiple of vm.hugepageSize", "--path vm.memoryMib 2050"),
         ({"vhost": {"cpuMask": "0-5"}}, 'spdk-k8s:vhost.cpuMask = "0-5"', "--path vhost.cpuMask 0x1"),
-        ({"vhost": {"devices": ["/dev/sdb"]}}, "bdev malloc has none", "--path vhost.devices '[]'"),
-        ({"vhost": {"bdev": "aio", "devices": ["/dev/sdb"]}}, "each of 3 instances", "--path vhost.devices"),
-        ({"vhost": {"bdev": "aio", "devices": ["sdb"]}}, "must be like /dev/sdb", "--path vhost.devices"),
-        ({"numinst": 2, "vhost": {"bdev": "aio", "devices": ["/dev/sdb", "/dev/sdb"]}}, "names one twice", "devices"),
+        ({"vhost": {"devices": ["/dev/sdb"]}}, "bdev malloc has none", "config rm --path vhost.devices"),
+        ({"vhost": {"bdev": "aio", "devices": ["/dev/sdb"]}}, "each of a host's 3 instances", "config set numinst 1"),
+        ({"vhost": {"bdev": "aio", "devices": ["sdb"]}}, "must be like /dev/sdb", "--path 'vhost.devices[0]' /dev/sdb"),
+        (
+            {"numinst": 2, "vhost": {"bdev": "aio", "devices": ["/dev/sdb", "/dev/sdb"]}},
+            "is there twice",
+            "devices[1]' /dev/sdc",
+        ),
         ({"vhost": {"bdev": "nvme"}}, "only SPDK serves bdev nvme", "--path vhost.backend spdk"),
         ({"vhost": {"bdev": "nvme", "backend": "spdk"}}, "need memory on hugepages", "--path vhost.hugepageSize 2Mi"),
+        ({"vhost": {"bdev": "nvme"}}, "needs the devices' PCI addresses", "'vhost.devices[0]' 0000:5e:00.0"),
+        ({"vhost": {"bdev": "nvme", "devices": ["/dev/sdb"]}}, "must be like 0000:5e:00.0", "[0]' 0000:5e:00.0"),
+        ({"vhost": {"cpuMask": "0x0"}}, "must name a core", "--path vhost.cpuMask 0x1"),
+        ({"vhost": {"cpuMask": "[0-99999]"}}, "must be a mask (0x3f) or a list ([0-5])", "--path vhost.cpuMask 0x1"),
+        ({"vhost": {"blockSize": 1024}}, "must be 512 or 4096", "--path vhost.blockSize 4096"),
+        ({"vhost": {"diskMib": 1 << 21}}, "from 16 to 1048576", "--path vhost.diskMib 128"),
+        ({"vhost": {"files": "disks"}}, "must be an absolute path", "--path vhost.files /var/lib/spdk-k8s/disks"),
+        ({"vhost": {"devices": [1]}}, "vhost.devices[0] = 1: must be text", "--path 'vhost.devices[0]' /dev/sdb"),
+        ({"video": {"mediaDir": "movies"}}, "must be an absolute path", "config rm --path video.mediaDir"),
         ({"video": {"cpuRequest": "1"}}, "must fit into the VM's 2 vCPUs", "--path video.cpuRequest 600m"),
+        ({"video": {"cpuRequest": "half"}}, "whole CPUs (2) or thousandths of one (500m)", "video.cpuRequest 50m"),
+        ({"video": {"cpuLimit": "40m"}}, "not be less than video.cpuRequest (50m)", "--path video.cpuLimit 50m"),
+        ({"video": {"httpPort": 80}}, "from 1024 to 65535", "--path video.httpPort 8080"),
+        ({"video": {"rtmpPort": 8081}}, "overlap the HTTP ports 8080-8082", "--path video.rtmpPort 1935"),
+        ({"registry": {"port": 0}}, "from 1 to 65535", "--path registry.port 5000"),
+        ({"registry": {"tls": "yes"}}, "must be true or false", "--path registry.tls true"),
+        ({"vm": {"mac": "01:00:5E:00:00:01"}}, "must be a unicast MAC address", "--path vm.mac DE:AD:BE:EF:01:41"),
+        ({"vm": {"vnc": "5902"}}, "must be a VNC display", "config rm --path vm.vnc"),
+        ({"vm": {"vnc": ":543"}}, "its port is 6443: one that a node needs", "--path vm.vnc :2"),
+        ({"vm": {"vnc": ":60000"}}, "its port is 65900: beyond 65535", "--path vm.vnc :2"),
+        ({"vm": {"vnc": ":2"}, "machines": {"vmsPerHost": 2}}, "a host has several VMs", "rm --path vm.vnc"),
+        ({"vm": {"memoryMib": 1536, "diskSlots": 64}, "numinst": 64}, "64 pods x 32 MiB", "--path vm.memoryMib 2560"),
+        ({"vm": 3}, "spdk-k8s:vm", "must be a map of keys; mend: pulumi config rm vm"),
+        ({"machines": 3}, "spdk-k8s:machines", "must be a map of keys; mend: pulumi config rm machines"),
+        ({"machines": {"subnet": "127.0.0.0/24"}}, "a network of ordinary addresses", "machines.subnet 172.30.97.0/24"),
+        ({"machines": {"subnet": "10.0.0.0/7"}}, "/8 or smaller", "--path machines.subnet 172.30.97.0/24"),
+        ({"machines": {"subnet": "300.1.1.0/24"}}, "Octet 300", "--path machines.subnet 172.30.97.0/24"),
+        ({"machines": {"subnet": 5}}, "must be an IPv4 network such as", "--path machines.subnet 172.30.97.0/24"),
+        ({"machines": {"storageHosts": 9}}, "from 1 to 8", "--path machines.storageHosts 1"),
+        (
+            {"cluster": {"podCidr": "172.16.0.0/12"}},
+            "must not overlap spdk-k8s:cluster.podCidr = 172.16.0.0/12",
+            "--path machines.subnet 192.168.97.0/24",
+        ),
+        (
+            {"cluster": {"podCidr": "10.244.0.0/20"}, "machines": {"storageHosts": 8, "vmsPerHost": 4}},
+            "a /24 for each of 41 nodes (/18 or larger)",
+            "--path cluster.podCidr 10.244.0.0/16",
+        ),
+        ({"cluster": {"podCidr": "10.244.0.0/24"}}, "/20 or larger", "--path cluster.podCidr 10.244.0.0/16"),
+        ({"cluster": {"serviceCidr": "10.96.0.0/30"}}, "from /12 to /28", "cluster.serviceCidr 10.96.0.0/16"),
+        (
+            {
+                "numinst": 2,
+                "vm": {"diskSlots": 8},
+                "vhost": {"memoryMib": 400},
+                "machines": {"storageHosts": 2, "vmsPerHost": 2},
+            },
+            "2 disks x 128 MiB",  # both are on the first host
+            "--path vhost.memoryMib 640",
+        ),
+        (
+            {"vhost": {"hugepageSize": "1Gi", "memoryMib": 100}},
+            "must fit: 1024 MiB",  # the remedy is whole pages at once
+            "--path vhost.memoryMib 1024",
+        ),
+        ({"vhost": {"bdev": "aio", "memoryMib": 100}}, "the target's own 512 MiB must fit", "vhost.memoryMib 512"),
     ],
 )
 def test_a_broken_rule_names_key_and_remedy(keys: dict[str, object], named: str, remedy: str) -> None:
@@ -81,15 +143,65 @@ def test_all_broken_rules_come_at_once() -> None:
     assert len(found) == 4
 
 
-def test_a_secret_is_not_shown_in_an_error() -> None:
-    host = {"address": "192.0.2.1", "hostKey": "ssh-ed25519 AAAA", "privateKey": ["s3cret"]}
-    found = problems(machines={"kind": "ssh", "master": host, "worker1": host, "worker2": {"address": "192.0.2.3"}})
+def test_rules_over_several_keys_come_with_those_about_one() -> None:
+    first, second = problems(numinst="three", vm={"vcpus": 2, "queues": 4})
+    assert "pulumi config set numinst 3" in first
+    assert "must not exceed vm.vcpus (2)" in second
+
+
+@pytest.mark.parametrize(
+    ("vhost", "cpus", "named", "remedy"),
+    [
+        ({"cpuMask": "[0-5]"}, 4, "this machine has the cores 0 to 3", "vhost.cpuMask 0x1"),
+        ({"cpuMask": "0x3"}, 2, "must leave one of this machine's 2 CPUs", "vhost.cpuMask 0x1"),
+        ({"cpuMask": "0x1"}, 1, "this machine has one CPU", "vhost.backend qemu-storage-daemon"),
+    ],
+)
+def test_spdk_polls_on_cores_that_the_machine_can_spare(
+    vhost: dict[str, str], cpus: int, named: str, remedy: str
+) -> None:
+    raw = {"spdk-k8s:vhost": json.dumps({"backend": "spdk", **vhost})}
+    with pytest.raises(ConfigError) as caught:
+        load_raw(raw, cpus=cpus)
+    (problem,) = caught.value.problems
+    assert named in problem
+    assert remedy in problem
+    assert load_raw(raw, cpus=8).vhost.cores, "8 CPUs are enough"
+    assert load_raw(raw).vhost.cores, "other hosts' CPUs are not known here"
+    assert load_raw({"spdk-k8s:vhost": json.dumps(vhost)}, cpus=cpus).vhost.cores, "auto does without SPDK"
+
+
+HOST = {"address": "192.0.2.1", "hostKey": "ssh-ed25519 AAAA", "privateKey": "s3cret"}
+
+
+@pytest.mark.parametrize(
+    "machines",
+    [
+        {"kind": "ssh", "master": {**HOST, "privateKey": ["s3cret"]}},
+        {"kind": "ssh", "master": {**HOST, "privatKey": "s3cret"}},
+        {"kind": "ssh", "master": [HOST]},
+        {"kind": "ssh", "master": "s3cret"},
+        {"kind": "cloud", "master": HOST},
+        {"kind": 3, "master": HOST},
+        [HOST],
+        '{"kind": "ssh", "master": {"privateKey": "s3cret"',
+    ],
+)
+def test_a_secret_is_not_shown_in_an_error(machines: object) -> None:
+    found = problems(machines=machines)
     assert found
     assert "s3cret" not in "".join(found)
 
 
+def test_an_address_in_the_clusters_networks_is_refused() -> None:
+    host = {**HOST, "address": "10.244.0.7"}
+    guest = {"address": "192.0.2.3", "gateway": "192.0.2.254"}
+    found = problems(machines={"kind": "ssh", "master": host, "worker1": HOST, "worker2": guest})
+    assert any("must not hold spdk-k8s:machines.master.address = 10.244.0.7" in problem for problem in found), found
+
+
 def test_other_namespaces_are_left_alone() -> None:
-    assert settings.load({"pulumi:disable-default-providers": "[]"}).numinst == 3
+    assert load_raw({"pulumi:disable-default-providers": "[]"}).numinst == 3
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 24, 32])
@@ -104,6 +216,9 @@ def test_the_memory_budget_holds_all_disks(count: int) -> None:
         ({}, 8, True, "spdk", "of 8 CPUs one can be spared"),
         ({}, 8, False, "qemu-storage-daemon", "vhost.source names no folder"),
         ({}, 2, True, "qemu-storage-daemon", "2 CPUs are less than 4"),
+        ({"cpuMask": "0x3f"}, 8, True, "qemu-storage-daemon", "8 CPUs are less than 9"),
+        ({"cpuMask": "0x3f"}, 9, True, "spdk", "of 9 CPUs 6 can be spared"),
+        ({"cpuMask": "[9]"}, 8, True, "qemu-storage-daemon", "names core 9, and 8 CPUs end at 7"),
         ({"source": "/usr/src/spdk"}, 4, False, "spdk", "can be had"),
         ({"backend": "spdk"}, 1, False, "spdk", "it is configured"),
     ],
@@ -116,7 +231,9 @@ def test_auto_chooses_spdk_where_it_can_run(
     assert reason in why
 
 
-@pytest.mark.parametrize(("mask", "cores"), [("0x1", {0}), ("0x3f", {0, 1, 2, 3, 4, 5}), ("[0-2,5]", {0, 1, 2, 5})])
+@pytest.mark.parametrize(
+    ("mask", "cores"), [("0x1", {0}), ("0x3f", {0, 1, 2, 3, 4, 5}), ("[0-2,5]", {0, 1, 2, 5}), ("[2-0]", {0, 1, 2})]
+)
 def test_a_cpu_mask_is_a_set_of_cores(mask: str, cores: set[int]) -> None:
     assert load(vhost={"cpuMask": mask}).vhost.cores == cores
 
@@ -131,3 +248,18 @@ def test_hugepages_are_those_of_target_and_vm_together() -> None:
     assert "1536 hugepages of 2Mi" in config.budget("spdk")
     assert load().hugepages("spdk") == {}
     assert load(vhost={"hugepageSize": "1Gi"}).hugepages("spdk") == {"1Gi": 5}
+
+
+def test_the_machines_memory_holds_all_targets_and_vms() -> None:
+    one = load().memory_mib("spdk")
+    assert one == 3 * 128 + (256 + 32 * 8) + 3072 + 1536
+    assert load(machines={"storageHosts": 2}).memory_mib("spdk") == one + (256 + 32 * 8) + 3072
+    assert load(vhost={"bdev": "aio"}).memory_mib("spdk") == one - 3 * 128
+    # hugepages are taken for every slot at once
+    on_hugepages = load(vhost={"hugepageSize": "2Mi"})
+    assert on_hugepages.memory_mib("spdk") == one + 29 * 128
+    assert on_hugepages.memory_mib("qemu-storage-daemon") == one
+
+
+def test_numbers_that_pulumi_makes_of_digits_are_taken_as_text() -> None:
+    assert load(video={"cpuRequest": "20m", "cpuLimit": 1}).video.cpu_limit == "1"

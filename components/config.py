@@ -1,0 +1,131 @@
+"""A stack's config, text as Pulumi gives it -> Settings; or all that is wrong with it, at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from itertools import takewhile
+from typing import Any, cast
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from components import rules, schema
+from components.rules import Problem, put, remove
+from components.settings import NAMESPACE, Settings
+
+
+class ConfigError(ValueError):
+    """The config breaks a rule. `problems` holds every broken one, each with its key, value, rule and remedy."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__(
+            "the stack's config cannot be used; nothing was started:\n" + "\n".join(f"  - {p}" for p in problems)
+        )
+
+
+def load(raw: Mapping[str, str], *, cpus: int | None = None) -> Settings:
+    """`raw`: the stack's config, full key -> text as Pulumi gives it (JSON for structures). cpus: of this machine.
+
+    Raises ConfigError with every broken rule at once. Keys of other namespaces are not ours to judge.
+    """
+    values = {
+        key.removeprefix(f"{NAMESPACE}:"): _parse(text) for key, text in raw.items() if key.startswith(f"{NAMESPACE}:")
+    }
+    machines = values.get("machines")
+    if isinstance(machines, dict):
+        cast(dict[str, Any], machines).setdefault("kind", "containers")
+    problems: list[Problem] = []
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        found = error.errors()
+        problems += map(_explain, found)
+        settings = _mended(values, found)
+    if settings:
+        problems += rules.broken(settings, cpus)
+    if problems or not settings:
+        raise ConfigError([str(problem) for problem in problems])
+    return settings
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _explain(item: ErrorDetails) -> Problem:
+    place = _place(item)
+    key, node = _key(place), schema.at(place)
+    if item["type"] == "extra_forbidden":
+        known = list[str](schema.at(place[:-1]).get("properties", ()))
+        near = get_close_matches(str(place[-1]), known, n=1)
+        also = f" (did you mean {NAMESPACE}:{_key((*place[:-1], *near))}?)" if near else ""
+        return Problem(key, None, f"there is no such key in this version{also}", remove(key))
+    if item["type"] == "missing":
+        return Problem(key, None, "is required", _mend(place, missing=True))
+    # of a structure, and of what should be one, nothing is shown: it may hold a private key
+    hidden = "type" not in node or node["type"] == "object" or place[-1] in schema.SECRETS
+    value = item["input"]
+    if item["type"] == "union_tag_invalid":
+        value, hidden = value["kind"], False
+    rule = item["msg"].removeprefix("Value error, ") if item["type"] == "value_error" else schema.rule(node)
+    return Problem(key, HIDDEN if hidden else value, rule, _mend(place))
+
+
+HIDDEN = "(hidden)"
+
+
+def _mend(place: Place, *, missing: bool = False) -> str:
+    """Brings a value that is right: the default, or an example of what is required."""
+    key, node = _key(place), schema.at(place)
+    if missing and "properties" in node:
+        return " && ".join(_mend((*place, name), missing=True) for name in node.get("required", ()))
+    default = node.get("default")
+    if isinstance(default, (str, int)):
+        return put(key, json.dumps(default).strip('"'))
+    if missing or isinstance(place[-1], int) or ("properties" not in node and _required(place)):
+        return put(key, next(iter(node.get("examples", ())), EXAMPLES.get(place[-1], "…")))
+    return remove(key)
+
+
+EXAMPLES: dict[str | int, str] = {"hostKey": "ssh-ed25519 AAAA…"}
+
+
+def _required(place: Place) -> bool:
+    return place[-1] in schema.at(place[:-1]).get("required", ())
+
+
+Place = tuple[str | int, ...]
+"""Of a value in the models, as in pydantic's errors: the kind of the machines is a part of it."""
+
+
+def _place(item: ErrorDetails) -> Place:
+    return (*item["loc"], "kind") if item["type"] == "union_tag_invalid" else item["loc"]
+
+
+def _keys(place: Place) -> Place:
+    """The same in the config."""
+    return tuple(part for i, part in enumerate(place) if "discriminator" not in schema.at(place[:i]) or part == "kind")
+
+
+def _key(place: Place) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _keys(place)).lstrip(".")
+
+
+def _mended(values: dict[str, Any], found: list[ErrorDetails]) -> Settings | None:
+    """`values` without what is wrong by itself, so that rules over several keys can be asked; None where some lacks."""
+    for item in found:
+        *outer, last = takewhile(lambda part: isinstance(part, str), _keys(_place(item)))
+        inside: Any = values
+        for part in outer:
+            inside = inside.get(part, {})
+        inside.pop(last, None)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError:
+        return None

@@ -1,0 +1,246 @@
+"""Rules over several keys. Those about one key are in the models: components/settings.py."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from components.render import VIDEO_MIB
+from components.settings import (
+    MAX_INSTANCES,
+    NAMESPACE,
+    VM_RESERVED_MIB,
+    VM_RESERVED_MILLICPU,
+    Containers,
+    Settings,
+    whole_pages,
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A broken rule. mend: the command that mends it."""
+
+    key: str
+    value: object
+    rule: str
+    mend: str
+
+    def __str__(self) -> str:
+        shown = "" if self.value is None else f" = {json.dumps(self.value, default=str, ensure_ascii=False)}"
+        return f"{NAMESPACE}:{self.key}{shown}: {self.rule}; mend: {self.mend}"
+
+
+def put(key: str, value: object) -> str:
+    """The command that sets `key`."""
+    if key.endswith("privateKey"):
+        return f"pulumi config set --secret {_path(key)} <~/.ssh/id_ed25519"
+    return f"pulumi config set {_path(key)} {shlex.quote(str(value))}"
+
+
+def remove(key: str) -> str:
+    """The command that brings the default back."""
+    return f"pulumi config rm {_path(key)}"
+
+
+def _path(key: str) -> str:
+    return f"--path {shlex.quote(key)}" if re.search(r"[.[]", key) else key
+
+
+def broken(s: Settings, cpus: int | None = None) -> Iterator[Problem]:
+    """Every broken rule. cpus: of the machine that the dev stack's containers are on."""
+    yield from _networks(s)
+    yield from _disks(s)
+    yield from _devices(s)
+    yield from _cores(s, cpus if isinstance(s.machines, Containers) else None)
+    yield from _vm(s)
+    yield from _ports(s)
+
+
+# For remedies: one key's never meets another's.
+_FREE_NETWORKS = {
+    "machines.subnet": ("172.30.97.0/24", "192.168.97.0/24", "10.97.97.0/24"),
+    "cluster.podCidr": ("10.244.0.0/16", "172.24.0.0/16", "192.168.0.0/18"),
+    "cluster.serviceCidr": ("10.96.0.0/16", "172.25.0.0/16", "192.168.112.0/20"),
+}
+
+
+def _networks(s: Settings) -> Iterator[Problem]:
+    machines, nodes = s.machines, 1 + len(s.machines.storage) + len(s.vms)
+    used: dict[str, IPv4Network] = {
+        "cluster.podCidr": s.cluster.pod_cidr,
+        "cluster.serviceCidr": s.cluster.service_cidr,
+    }
+    if isinstance(machines, Containers):
+        used = {"machines.subnet": machines.subnet, **used}
+        hosts: dict[str, IPv4Network] = {}
+    else:
+        hosts = {f"machines.{name}.address": IPv4Network(address) for name, address in machines.addresses.items()}
+
+    def problem(key: str, rule: str) -> Problem:
+        others = [network for other, network in {**used, **hosts}.items() if other != key]
+        free = (n for n in _FREE_NETWORKS[key] if not any(IPv4Network(n).overlaps(other) for other in others))
+        return Problem(key, used[key], rule, put(key, next(free, _FREE_NETWORKS[key][0])))
+
+    # the network's own address, its broadcast, the gateway
+    if isinstance(machines, Containers) and machines.subnet.num_addresses < (need := max(16, nodes + 3)):
+        yield problem("machines.subnet", f"must have {need} addresses for {nodes} nodes (/{_prefix(need)} or larger)")
+    if s.cluster.pod_cidr.prefixlen > (longest := min(20, 24 - (nodes - 1).bit_length())):
+        yield problem("cluster.podCidr", f"must have a /24 for each of {nodes} nodes (/{longest} or larger)")
+    if not 12 <= s.cluster.service_cidr.prefixlen <= 28:
+        yield problem("cluster.serviceCidr", "must be a network from /12 to /28")
+    keys = list(used)
+    for i, key in enumerate(keys):
+        for other in keys[i + 1 :]:
+            if used[key].overlaps(used[other]):
+                yield problem(key, f"must not overlap {NAMESPACE}:{other} = {used[other]}")
+        for other, address in hosts.items():
+            if used[key].overlaps(address):
+                yield problem(key, f"must not hold {NAMESPACE}:{other} = {address.network_address}")
+    for i, (key, address) in enumerate(hosts.items()):
+        if address in list(hosts.values())[:i]:
+            free = (f"192.0.2.{n}" for n in range(11, 255) if IPv4Network(f"192.0.2.{n}") not in hosts.values())
+            yield Problem(
+                key, address.network_address, "every machine needs an address of its own", put(key, next(free))
+            )
+
+
+def _prefix(addresses: int) -> int:
+    return 32 - (addresses - 1).bit_length()
+
+
+def _disks(s: Settings) -> Iterator[Problem]:
+    if s.per_vm > s.vm.disk_slots:
+        yield Problem(
+            "vm.diskSlots",
+            s.vm.disk_slots,
+            f"must be at least numinst ({s.numinst}) for each VM ({len(s.vms)}): every disk has its own PCIe root port",
+            put("vm.diskSlots", min(MAX_INSTANCES, -(-s.per_vm // 8) * 8)),
+        )
+    size, mib = s.vhost.hugepage_size, s.vhost_memory_mib
+    if mib < (need := s.vhost_need_mib(s.per_host)):
+        disks = f"{s.per_host} disks x {s.vhost.disk_mib} MiB and " if s.vhost.bdev == "malloc" else ""
+        rule = f"{disks}the target's own {s.vhost_need_mib(0)} MiB must fit: {need} MiB"
+        yield Problem("vhost.memoryMib", mib, rule, put("vhost.memoryMib", need))
+    elif mib != (whole := whole_pages(mib, size)):
+        rule = f"must be a multiple of vhost.hugepageSize ({size})"
+        yield Problem("vhost.memoryMib", mib, rule, put("vhost.memoryMib", whole))
+
+
+# bdev -> what a device looks like, and examples
+DEVICE = {
+    "aio": (r"/dev/[\w./-]*\w", [f"/dev/sd{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"]),
+    "nvme": (r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", [f"0000:{bus:02x}:00.0" for bus in range(0x5E, 0xFF)]),
+}
+
+
+def _devices(s: Settings) -> Iterator[Problem]:
+    """What bdev says of the devices."""
+    key, devices, bdev = "vhost.devices", s.vhost.devices, s.vhost.bdev
+    if bdev == "malloc":
+        if devices:
+            yield Problem(key, devices, "bdev malloc has none", remove(key))
+        return
+    pattern, examples = DEVICE[bdev]
+    unused = (example for example in examples if example not in devices)
+    for i, device in enumerate(devices):
+        if not re.fullmatch(pattern, device):
+            yield Problem(
+                f"{key}[{i}]", device, f"must be like {examples[0]} for bdev {bdev}", put(f"{key}[{i}]", next(unused))
+            )
+        elif device in devices[:i]:
+            yield Problem(f"{key}[{i}]", device, "is there twice", put(f"{key}[{i}]", next(unused)))
+    if devices and len(devices) < s.per_host:
+        fitting = len(devices) // s.vms_per_host * len(s.vms) or len(devices)
+        rule = f"each of a host's {s.per_host} instances needs a device of its own"
+        yield Problem(key, devices, rule, put("numinst", fitting))
+    if bdev == "nvme":
+        if not devices:
+            yield Problem(key, devices, "bdev nvme needs the devices' PCI addresses", put(f"{key}[0]", next(unused)))
+        if s.vhost.backend != "spdk":
+            rule = "only SPDK serves bdev nvme"
+            yield Problem("vhost.backend", s.vhost.backend, rule, put("vhost.backend", "spdk"))
+        if s.vhost.hugepage_size == "none":
+            rule = "NVMe devices need memory on hugepages"
+            yield Problem("vhost.hugepageSize", "none", rule, put("vhost.hugepageSize", "2Mi"))
+
+
+def _cores(s: Settings, cpus: int | None) -> Iterator[Problem]:
+    """backend auto does without SPDK where cores are lacking. Other hosts' CPUs are for their preflight to count."""
+    key, mask, cores = "vhost.cpuMask", s.vhost.cpu_mask, s.vhost.cores
+    if not cores:
+        yield Problem(key, mask, "must name a core", put(key, "0x1"))
+    elif cpus and s.vhost.backend == "spdk":
+        if cpus == 1:
+            rule = "SPDK polls on a core of its own, and this machine has one CPU"
+            mend = remove("vhost.bdev") if s.vhost.bdev == "nvme" else put("vhost.backend", "qemu-storage-daemon")
+            yield Problem("vhost.backend", "spdk", rule, mend)
+        elif max(cores) >= cpus:
+            yield Problem(key, mask, f"this machine has the cores 0 to {cpus - 1}", put(key, "0x1"))
+        elif len(cores) == cpus:
+            yield Problem(key, mask, f"must leave one of this machine's {cpus} CPUs to the rest", put(key, "0x1"))
+
+
+def _vm(s: Settings) -> Iterator[Problem]:
+    vm, video = s.vm, s.video
+    if vm.queues > vm.vcpus:
+        yield Problem("vm.queues", vm.queues, f"must not exceed vm.vcpus ({vm.vcpus})", put("vm.queues", vm.vcpus))
+    need = whole_pages(VM_RESERVED_MIB + s.per_vm * VIDEO_MIB, vm.hugepage_size)
+    if vm.memory_mib < need:
+        rule = f"{s.per_vm} pods x {VIDEO_MIB} MiB and {VM_RESERVED_MIB} MiB of the VM's own must fit: {need} MiB"
+        yield Problem("vm.memoryMib", vm.memory_mib, rule, put("vm.memoryMib", need))
+    elif vm.memory_mib != (whole := whole_pages(vm.memory_mib, vm.hugepage_size)):
+        rule = f"must be a multiple of vm.hugepageSize ({vm.hugepage_size})"
+        yield Problem("vm.memoryMib", vm.memory_mib, rule, put("vm.memoryMib", whole))
+    request, limit = _millicpu(video.cpu_request), _millicpu(video.cpu_limit)
+    fitting = (vm.vcpus * 1000 - VM_RESERVED_MILLICPU) // s.per_vm
+    if request > fitting:
+        rule = f"{s.per_vm} pods x {request}m must fit into the VM's {vm.vcpus} vCPUs less {VM_RESERVED_MILLICPU}m"
+        yield Problem("video.cpuRequest", video.cpu_request, rule, put("video.cpuRequest", f"{fitting}m"))
+    if limit < request:
+        rule = f"must not be less than video.cpuRequest ({video.cpu_request})"
+        yield Problem("video.cpuLimit", video.cpu_limit, rule, put("video.cpuLimit", video.cpu_request))
+
+
+def _millicpu(cpu: str) -> int:
+    return int(cpu[:-1]) if cpu.endswith("m") else int(cpu) * 1000
+
+
+# What a node listens on itself: SSH, etcd, API server, kubelet, kube-proxy, controller manager, scheduler.
+NODE_PORTS = {22, 2379, 2380, 2381, 6443, 10248, 10249, 10250, 10256, 10257, 10259}
+
+
+def _ports(s: Settings) -> Iterator[Problem]:
+    registry = s.registry.port
+    if registry in NODE_PORTS:
+        yield Problem("registry.port", registry, "is a port that a node needs itself", put("registry.port", 5000))
+    http, rtmp = (range(first, first + s.numinst) for first in (s.video.http_port, s.video.rtmp_port))
+    for key, used, other, free in (
+        ("video.httpPort", http, rtmp, (8080, 18080)),
+        ("video.rtmpPort", rtmp, http, (1935, 11935)),
+    ):
+        mend = put(key, next(port for port in free if not _meet(range(port, port + s.numinst), other)))
+        if used.stop > 65536:
+            yield Problem(key, used.start, f"numinst ({s.numinst}) ports from here go beyond 65535", mend)
+        if taken := sorted(NODE_PORTS.intersection(used)):
+            rule = f"ports {used.start}-{used.stop - 1} include {taken}, which a node needs itself"
+            yield Problem(key, used.start, rule, mend)
+        if used is rtmp and _meet(http, rtmp):
+            rule = f"RTMP ports {rtmp.start}-{rtmp.stop - 1} overlap the HTTP ports {http.start}-{http.stop - 1}"
+            yield Problem(key, used.start, rule, mend)
+    if s.vm.vnc:
+        host, _, display = s.vm.vnc.rpartition(":")
+        port = 5900 + int(display)
+        if port > 65535 or port in NODE_PORTS:
+            rule = f"its port is {port}: {'beyond 65535' if port > 65535 else 'one that a node needs itself'}"
+            yield Problem("vm.vnc", s.vm.vnc, rule, put("vm.vnc", f"{host}:2"))
+        if s.vms_per_host > 1:
+            yield Problem("vm.vnc", s.vm.vnc, "is one display, but a host has several VMs", remove("vm.vnc"))
+
+
+def _meet(some: range, others: range) -> bool:
+    return some.start < others.stop and others.start < some.stop

@@ -1,0 +1,185 @@
+"""What the models say of each key: in words, as JSON Schema for editors, and as a page.
+
+usage: python -m components.schema      writes docs/config.schema.json and docs/config.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from components.settings import NAMESPACE, Settings
+
+Node = Mapping[str, Any]
+DOCS = Path(__file__).parent.parent / "docs"
+SECRETS = ("privateKey",)
+
+
+@cache
+def models() -> Node:
+    """JSON Schema of the models, without what only says again what is there: titles, null, defaults of whole models."""
+    return cast(Node, _plain(Settings.model_json_schema()))
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_plain(n) for n in cast(list[Any], node)]
+    if not isinstance(node, dict):
+        return node
+    plain = {k: _plain(v) for k, v in cast(dict[str, Any], node).items()}
+    if isinstance(plain.get("title"), str):
+        del plain["title"]
+    if isinstance(plain.get("default", 0), dict | None):
+        del plain["default"]
+    choices = [n for n in plain.get("anyOf", []) if n != {"type": "null"}]
+    if len(choices) == 1:
+        del plain["anyOf"]
+        plain = {**choices[0], **plain}
+    return plain
+
+
+def resolve(node: Node) -> Node:
+    """`node`, or what it refers to."""
+    if "$ref" not in node:
+        return node
+    return models()["$defs"][node["$ref"].rpartition("/")[2]]
+
+
+def at(path: Sequence[str | int]) -> Node:
+    """What is at `path`; {}: nothing. As in pydantic's errors, a choice of models is followed by its tag."""
+    node = resolve(models())
+    for part in path:
+        if isinstance(part, int):
+            node = node.get("items", {})
+        elif choice := node.get("discriminator"):
+            kinds = choice["mapping"]
+            node = (
+                {"$ref": kinds[part]}
+                if part in kinds
+                else {"type": "string", "enum": list(kinds), "default": next(iter(kinds))}
+            )
+        else:
+            node = node.get("properties", {}).get(part, {})
+        node = resolve(node)
+    return node
+
+
+def rule(node: Node) -> str:
+    """What a value must be, in words; "": anything of its type."""
+    if "patternErrorMessage" in node:
+        return node["patternErrorMessage"]
+    if choice := node.get("enum") or ([node["const"]] if "const" in node else []):
+        words = [json.dumps(value).strip('"') for value in choice]
+        return f"must be {' or '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}"
+    match node.get("type"):
+        case "integer":
+            last = f" to {node['maximum']}" if "maximum" in node else " up"
+            return (
+                f"must be a whole number from {node['minimum']}{last}"
+                if "minimum" in node
+                else "must be a whole number"
+            )
+        case "boolean":
+            return "must be true or false"
+        case "string":
+            return f"must be text like {node['pattern']}" if "pattern" in node else "must be text"
+        case "array":
+            return "must be a list"
+        case _:
+            return "must be a map of keys"
+
+
+# --- for editors -----------------------------------------------------------------------------------------------------
+
+
+def stack_file() -> Node:
+    """JSON Schema of a stack's file, Pulumi.*.yaml. Pulumi writes a number there as text, and a secret as a map."""
+    schema = cast(dict[str, Any], json.loads(json.dumps(models())))
+    for definition in schema["$defs"].values():
+        for name, node in definition["properties"].items():
+            if name in SECRETS:
+                secure = {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]}
+                definition["properties"][name] = {"anyOf": [node, {**secure, "additionalProperties": False}]}
+    keys = schema["properties"]
+    for name, node in keys.items():
+        if node.get("type") == "integer":
+            words = {k: node.pop(k) for k in ("default", "description")}
+            text = {"type": "string", "pattern": "^[1-9][0-9]*$", "patternErrorMessage": rule(node)}
+            keys[name] = {**words, "anyOf": [node, text]}
+    config = {
+        "type": "object",
+        "properties": {f"{NAMESPACE}:{name}": node for name, node in keys.items()},
+        "patternProperties": {f"^(?!{NAMESPACE}:)": True},
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Stack config of spdk-k8s",
+        "description": "Made by python -m components.schema.",
+        "type": "object",
+        "properties": {"config": config},
+        "$defs": schema["$defs"],
+    }
+
+
+# --- for readers -----------------------------------------------------------------------------------------------------
+
+PAGE = """\
+# Stack config
+
+Made from the models by `python -m components.schema`: change [settings.py](../components/settings.py), not this page.
+
+Set a key with `pulumi config set numinst 5`, or `pulumi config set --path vm.vcpus 4` where its name has a dot; \
+`pulumi config rm` brings the default back. All that is wrong is said at once, before anything is started, each with \
+the command that mends it; rules over several keys are in [rules.py](../components/rules.py). Editors that know YAML \
+schemas complete and check `Pulumi.*.yaml` by [config.schema.json](config.schema.json).
+"""
+
+
+def page() -> str:
+    """docs/config.md: a table for each model."""
+    sections = [PAGE]
+    for name, node in models()["properties"].items():
+        choices = [resolve(choice) for choice in node.get("oneOf", [node])]
+        for model in choices:
+            if "properties" in model:
+                kind = f" of kind {model['properties']['kind']['const']}" if len(choices) > 1 else ""
+                sections += [f"\n## {name}{kind}\n\n{model['description']}\n", *_TABLE, *_rows(f"{name}.", model)]
+            else:
+                sections += [*_TABLE, _row(name, model, required=False)]
+    return "\n".join(sections) + "\n"
+
+
+_TABLE = ["| key | default | value | meaning |", "| --- | --- | --- | --- |"]
+
+
+def _rows(prefix: str, model: Node) -> Iterator[str]:
+    for name, node in model["properties"].items():
+        found = resolve(node)
+        if "properties" in found:
+            yield from _rows(f"{prefix}{name}.", found)
+        else:
+            yield _row(prefix + name, found, required=name in model.get("required", ()))
+
+
+def _row(key: str, node: Node, *, required: bool) -> str:
+    value = node.get("default")
+    default = "none" if value in (None, "", []) else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    words = rule(node).removeprefix("must be ")
+    cells = (f"`{key}`", "required" if required else default, words, node.get("description", ""))
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+FILES = {"config.schema.json": lambda: json.dumps(stack_file(), indent=1, ensure_ascii=False) + "\n", "config.md": page}
+
+
+def main() -> None:
+    for name, make in FILES.items():
+        (DOCS / name).write_text(make())
+
+
+if __name__ == "__main__":
+    main()

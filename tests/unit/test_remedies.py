@@ -1,0 +1,151 @@
+"""The command that an error ends with mends it: typed as it is, it is all that a user needs."""
+
+import json
+import os
+import re
+import shlex
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.config import ConfigError, load
+
+pytestmark = pytest.mark.unit
+
+Config = dict[str, Any]
+
+
+def run(command: str, config: Config) -> None:
+    """What `pulumi config set` and `rm` do to `config`."""
+    words = shlex.split(command.replace("<~/.ssh/id_ed25519", "KEY"))
+    assert words[:2] == ["pulumi", "config"]
+    verb, *rest = words[2:]
+    with_path = "--path" in rest
+    key, *value = (word for word in rest if not word.startswith("--"))
+    parts = [int(i) if i else name for name, i in re.findall(r"([^.\[\]]+)|\[(\d+)\]", key)] if with_path else [key]
+    assert with_path or not re.search(r"[.[]", key), command
+    *outer, last = parts
+    inside: Any = config
+    for part, following in zip(outer, parts[1:], strict=True):
+        inside = inside.setdefault(part, [] if isinstance(following, int) else {})
+    if verb == "rm":
+        assert not value
+        inside.pop(last, None)
+        return
+    assert verb == "set"
+    (text,) = value
+    made: Any = text
+    if outer and re.fullmatch(r"true|false|0|-?[1-9][0-9]*", text):
+        made = json.loads(text)
+    if isinstance(inside, list):
+        assert 0 <= last <= len(inside), f"{command}: expected an array"
+        inside[last:] = [made, *inside[last + 1 :]]
+    else:
+        assert isinstance(inside, dict), f"{command}: not a map"
+        inside[last] = made
+
+
+def wrong(config: Config, cpus: int) -> list[str]:
+    raw = {f"spdk-k8s:{key}": v if isinstance(v, str) else json.dumps(v) for key, v in config.items()}
+    try:
+        load(raw, cpus=cpus)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def maps(**keys: Any) -> st.SearchStrategy[Config]:
+    """Some of the keys."""
+    return st.fixed_dictionaries(
+        {}, optional={k: st.sampled_from(v) if isinstance(v, list) else v for k, v in keys.items()}
+    )
+
+
+NETWORKS = ["10.244.0.0/16", "10.96.0.0/16", "172.30.97.0/24", "10.0.0.0/8", "192.168.0.0/16", "172.16.0.0/12",
+            "10.244.0.0/30", "127.0.0.0/8", "1.2.3.4/8", "::/0", "0.0.0.0/0", 3]  # fmt: skip
+PORTS = [80, 1930, 1935, 2300, 6442, 8080, 8081, 10250, 65000, 65535, 65536, "8080"]
+MIB = [0, 64, 100, 1024, 1025, 4607, 1 << 20, "1024"]
+HUGEPAGES = ["none", "2Mi", "1Gi", "4Ki"]
+CPU = ["1m", "50m", "2", "300", 1, 0, "0.5", True]
+ADDRESSES = ["192.0.2.11", "192.0.2.12", "10.244.1.1", "10.96.0.1", "192.0.2", 5]
+HOST = maps(address=ADDRESSES, user=["root", "admin", 3], port=PORTS, hostKey=["ssh-ed25519 AAAA", "AAAA"],
+            privateKey=["KEY", 3], nic=["eth1"], adress=["192.0.2.1"])  # fmt: skip
+CONTAINERS = maps(kind=["containers", "cloud", 1], subnet=NETWORKS, storageHosts=[1, 2, 8, 9], vmsPerHost=[1, 2, 4, 0])
+CONFIGS = maps(
+    numinst=["0", "1", "3", "24", "31", "100", "128", "129", "-1", "three", "3.5", "true", "null", "[1]"],
+    numnist=["3"],
+    machines=st.one_of(CONTAINERS, st.sampled_from([3, "x", []])),
+    registry=maps(port=[*PORTS, 22, 5000], tls=[True, False, "yes", 1]),
+    cluster=maps(podCidr=NETWORKS, serviceCidr=NETWORKS, podCIDR=NETWORKS),
+    vhost=maps(
+        backend=["auto", "spdk", "qemu-storage-daemon", "ssd"],
+        source=["/usr/src/spdk", 3],
+        bdev=["malloc", "aio", "nvme", "null"],
+        diskMib=MIB,
+        blockSize=[512, 4096, 1024],
+        files=["/srv/disks", "disks", ""],
+        devices=[
+            [],
+            ["/dev/sdb"],
+            ["/dev/sdb", "/dev/sdb"],
+            ["sdc", "/dev/sdb"],
+            ["0000:5e:00.0"],
+            [1],
+            "[]",
+            {"a": 1},
+        ],
+        memoryMib=MIB,
+        cpuMask=["0x1", "0x0", "0xff", "[0-5]", "[3-1]", "[7,9]", "[0-99999]", "[]", "1", 1],
+        hugepageSize=HUGEPAGES,
+    ),
+    vm=maps(
+        vcpus=[1, 2, 12, 0, 129, "2"],
+        memoryMib=MIB,
+        hugepageSize=HUGEPAGES,
+        accel=["auto", "kvm", "hvf"],
+        queues=[1, 2, 4, 65],
+        diskSlots=[1, 8, 32, 128, 129],
+        mac=["DE:AD:BE:EF:01:41", "01:00:5E:00:00:01", "DE-AD-BE-EF-01-41"],
+        vnc=["127.0.0.1:2", ":543", ":99999", "x", 3],
+        sockets=[1],
+    ),
+    video=maps(httpPort=PORTS, rtmpPort=PORTS, mediaDir=["/srv/movies", "movies", 3], cpuRequest=CPU, cpuLimit=CPU),
+)
+
+
+def mended(config: Config, cpus: int) -> None:
+    """Follows every remedy, and again what comes up then; a remedy of one rule may not break another for ever."""
+    said: list[list[str]] = []
+    while found := wrong(config, cpus):
+        said.append(found)
+        assert len(said) <= ROUNDS, said
+        for command in dict.fromkeys(c for problem in found for c in problem.rpartition("; mend: ")[2].split(" && ")):
+            run(command, config)
+
+
+ROUNDS = 4
+EXAMPLES = settings(max_examples=int(os.environ.get("EXAMPLES", "200")), deadline=None, derandomize=True)
+
+
+@EXAMPLES
+@given(config=CONFIGS, cpus=st.sampled_from([1, 2, 8]))
+def test_remedies_mend_the_config(config: Config, cpus: int) -> None:
+    mended(config, cpus)
+
+
+@EXAMPLES
+@given(
+    machines=st.fixed_dictionaries(
+        {"kind": st.just("ssh")},
+        optional={
+            "master": HOST,
+            "worker1": st.one_of(HOST, st.just("worker1")),
+            "worker2": maps(address=ADDRESSES, gateway=ADDRESSES, prefix=[24, 31]),
+        },
+    ),
+    cluster=maps(podCidr=NETWORKS, serviceCidr=NETWORKS),
+)
+def test_remedies_mend_a_lab(machines: Config, cluster: Config) -> None:
+    mended({"machines": machines, "cluster": cluster}, 2)
