@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pulumi
-from pulumi.runtime import mocks, rpc, set_all_config
+from pulumi.runtime import get_root_resource, mocks, rpc, set_all_config
 from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs
 from pulumi.runtime.proto.resource_pb2 import RegisterResourceRequest
+from pulumi.runtime.settings import set_root_resource
+from pulumi.runtime.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 PROJECT, STACK = "spdk-k8s", "pulumi:pulumi:Stack"
+# What must stay secret, as steps print it; each is found again wherever it leaks to.
 KEYS = {
-    name: {"private": "PRIVATE", "public": "ssh-ed25519 AAAA"}
+    name: {"private": f"PRIVATE-{name}", "public": f"ssh-ed25519 AAAA {name}"}
     for name in ("client", "master", *(f"worker{i}" for i in range(1, 9)))
 }
-MADE = {"ca": "CA", "certificate": "CERT", "key": "KEY", "password": "p4ss", "kubeconfig": "k", "caHash": "sha256:0"}
+STDOUT = {  # end of a step's name -> what it prints
+    "-keys": json.dumps(KEYS),
+    "-certificate": json.dumps(
+        {"ca": "CA", "certificate": "CERTIFICATE", "key": "PRIVATE-tls", "password": "PRIVATE-password"}
+    ),
+    "-control-plane": json.dumps({"kubeconfig": "PRIVATE-kubeconfig", "caHash": "sha256:0"}),
+    "-vm": "tcg",
+}
 
 
 @dataclass(frozen=True)
 class Registered:
-    """One registration as the engine sees it. Other resources are named as "type::name"."""
+    """One registration as the engine sees it. Resources are named by their path: "component/child"."""
 
     urn: str
+    path: str
     inputs: dict[str, Any]
     """Plain, secrets unwrapped."""
-    secret_inputs: frozenset[str]
+    secret_inputs: set[str]
     request: RegisterResourceRequest = field(repr=False)
     parent: str
     provider: str
     """Empty: a default one."""
-    dependencies: frozenset[str]
+    dependencies: set[str]
     """With those of all inputs."""
     deleted_with: str
     """Its own or, as the engine has it, its parent's."""
-    replace_with: frozenset[str]
+    replace_with: set[str]
     outputs: dict[str, Any] = field(default_factory=dict)
     """Of a component or the stack: what it registers as its outputs, secrets unwrapped."""
     secret_outputs: set[str] = field(default_factory=set)
@@ -53,21 +66,16 @@ class Registered:
         return self.request.name
 
 
-def short(urn: str) -> str:
-    """ "type::name" of a URN, or of a reference to a provider."""
-    kinds, name = urn.split("::")[2:4] if urn else ("", "")
-    return f"{kinds.rpartition('$')[2]}::{name}" if urn else ""
-
-
 class Recorder(mocks.Mocks):
     """What providers answer."""
 
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         outputs = dict(args.inputs)
         if args.typ.startswith("command:"):
-            outputs["stdout"] = json.dumps(KEYS if "keys" in args.name else MADE)
+            outputs["stdout"] = next((text for end, text in STDOUT.items() if args.name.endswith(end)), "")
         if args.typ == "docker:index/image:Image":
-            outputs["repoDigest"] = f"{str(args.inputs['imageName']).rpartition(':')[0]}@sha256:{'0' * 64}"
+            name = str(args.inputs["imageName"])
+            outputs["repoDigest"] = f"{name.rpartition(':')[0]}@sha256:{hashlib.sha256(name.encode()).hexdigest()}"
         return args.name, outputs
 
     def call(self, args: MockCallArgs) -> dict[Any, Any]:
@@ -90,20 +98,27 @@ class Monitor(MockMonitor):
     def RegisterResource(self, request: RegisterResourceRequest) -> Any:
         response = super().RegisterResource(request)
         inputs, secret = plain(request.object)
-        dependencies = {*request.dependencies, *(u for p in request.propertyDependencies.values() for u in p.urns)}
+        urns = {*request.dependencies, *(u for p in request.propertyDependencies.values() for u in p.urns)}
         parent = self.recorded.get(request.parent)
+        path = f"{parent.path}/{request.name}" if parent and parent.typ != STACK else request.name
+        assert path not in self.paths(self.recorded), "two resources of one name in one component"
         self.recorded[response.urn] = Registered(
             urn=response.urn,
+            path=path,
             inputs=inputs,
-            secret_inputs=frozenset(secret),
+            secret_inputs=secret,
             request=request,
-            parent=short(request.parent),
-            provider=short(request.provider),
-            dependencies=frozenset(map(short, dependencies)),
-            deleted_with=short(request.deletedWith) or (parent.deleted_with if parent else ""),
-            replace_with=frozenset(map(short, request.replace_with)),
+            parent=parent.path if parent else "",
+            provider="".join(self.paths([request.provider.rpartition("::")[0]] if request.provider else [])),
+            dependencies=self.paths(urns),
+            deleted_with="".join(self.paths([request.deletedWith] if request.deletedWith else []))
+            or (parent.deleted_with if parent else ""),
+            replace_with=self.paths(request.replace_with),
         )
         return response
+
+    def paths(self, urns: Iterable[str]) -> set[str]:
+        return {self.recorded[urn].path for urn in urns}
 
     def RegisterResourceOutputs(self, request: Any) -> Any:
         outputs, secret = plain(request.outputs)
@@ -131,22 +146,34 @@ def plain(struct: Any) -> tuple[dict[str, Any], set[str]]:
 
 
 def record(program: Callable[[], object], config: Mapping[str, object] | None = None) -> dict[str, Registered]:
-    """Everything that `program` registers, by "type::name"."""
+    """Everything that `program` registers, by its path."""
     monitor = Monitor()
+    set_root_resource(None)  # type: ignore[arg-type]  # that of the run before
     mocks.set_mocks(monitor.mocks, project=PROJECT, stack="dev", preview=False, monitor=monitor)
     set_all_config({f"{PROJECT}:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in (config or {}).items()})
 
     @pulumi.runtime.test
     def run() -> None:
         program()
+        stack = cast(Stack, get_root_resource())
+        stack.register_outputs(stack.outputs)
 
     run()
-    return {f"{r.typ}::{r.name}": r for r in monitor.recorded.values()}
+    return {r.path: r for r in monitor.recorded.values()}
 
 
 def run_program(**config: object) -> dict[str, Registered]:
-    """Everything that __main__.py registers with this config, by "type::name"."""
-    return record(lambda: runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__"), config)
+    """Everything that __main__.py registers with this config, by its path; recorded once, so it is only to be read."""
+    return _recorded(json.dumps(config, sort_keys=True))
+
+
+@functools.cache
+def _recorded(config: str) -> dict[str, Registered]:
+    return record(main, json.loads(config))
+
+
+def main() -> None:
+    runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__")
 
 
 def of_type(resources: Mapping[str, Registered], token: str) -> list[Registered]:

@@ -32,6 +32,6 @@ def test_the_example_of_a_component_runs(component: type[pulumi.ComponentResourc
     resources = record(lambda: exec(compile(example, "example", "exec"), {}), SECRETS)  # noqa: S102
     (made,) = [r for r in resources.values() if r.typ == f"spdk-k8s:index:{component.__name__}"]
     assert made.outputs, "tells others nothing"
-    children = [r for r in resources.values() if r.parent == f"{made.typ}::{made.name}"]
+    children = [r for r in resources.values() if r.parent == made.path]
     assert children
     assert all(r.request.custom for r in children)

@@ -47,27 +47,19 @@ def test_every_remote_step_names_a_host_key_and_a_time_limit(program: tuple[int,
         assert step.inputs["connection"]["hostKey"], step.name
 
 
-def test_no_command_line_holds_a_secret(program: tuple[int, dict[str, Registered]]) -> None:
-    for resource in program[1].values():
-        for line in ("create", "update", "delete"):
-            text = str(resource.inputs.get(line, ""))
-            assert "PRIVATE" not in text
-            assert "p4ss" not in text
-
-
 def test_one_more_instance_only_adds() -> None:
     few, many = run_program(numinst=3), run_program(numinst=4)
     assert set(many) - set(few) == {
-        "command:remote:Command::worker2-disk-3",
-        "kubernetes:core/v1:PersistentVolume::video-disk-3",
+        "worker2/worker2-disk-3",
+        "video/video-disk-3",
     }
     assert not set(few) - set(many)
     # what is updated for it: the disks to serve, how many pods there are, and the check of this machine's memory
     changed = {name for name in few if few[name].inputs != many[name].inputs}
     assert changed == {
-        "command:local:Command::dev-preflight",
-        "kubernetes:core/v1:ConfigMap::vhost-config",
-        "kubernetes:apps/v1:StatefulSet::video",
+        "dev/dev-preflight",
+        "vhost/vhost-config",
+        "video/video",
     }
 
 

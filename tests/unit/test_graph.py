@@ -1,0 +1,246 @@
+"""How the program's resources hang together: what waits for what, goes with what, and is nobody's business."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from components import hosts, images
+from tests.unit.recorder import STACK, Registered, main, of_type, record, run_program
+
+pytestmark = pytest.mark.unit
+
+QEMU = {"backend": "qemu-storage-daemon"}
+LAYOUTS: dict[str, dict[str, object]] = {
+    "dev": {"vhost": QEMU},
+    "two hosts of two VMs": {
+        "numinst": 5,
+        "machines": {"kind": "containers", "storageHosts": 2, "vmsPerHost": 2},
+        "vhost": QEMU,
+    },
+    "spdk on hugepages": {
+        "vhost": {"backend": "spdk", "source": "images", "hugepageSize": "2Mi", "memoryMib": 1024},
+        "vm": {"hugepageSize": "2Mi"},
+    },
+    "devices, plain HTTP": {
+        "vhost": {**QEMU, "bdev": "aio", "devices": ["/dev/sdb", "/dev/sdc", "/dev/sdd"]},
+        "registry": {"tls": False},
+    },
+}
+STEP, IMAGE = "command:remote:Command", "docker:index/image:Image"
+
+Graph = dict[str, Registered]
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def graph(request: pytest.FixtureRequest) -> Graph:
+    return run_program(**LAYOUTS[request.param])
+
+
+def waits_for(graph: Graph, name: str) -> set[str]:
+    """Everything that must be there before `name` is made, by any way; also its provider's."""
+    found: set[str] = set()
+    to_do = [name]
+    while to_do:
+        of = graph[to_do.pop()]
+        more = {*of.dependencies, of.provider} - found - {""}
+        found |= more
+        to_do += more
+    return found
+
+
+def host_of(graph: Graph, step: Registered) -> str:
+    """Name of the machine that a remote step runs on."""
+    address = step.inputs["connection"]["host"]
+    (stack,) = of_type(graph, STACK)
+    return next(name for name, at in stack.outputs["nodes"].items() if at == address)
+
+
+def test_everything_is_part_of_a_component(graph: Graph) -> None:
+    loose = {r.path for r in graph.values() if r.request.custom and "/" not in r.path}
+    assert loose == {"engine", "namespace"}
+
+
+def test_no_resource_has_a_default_provider_of_docker_or_kubernetes(graph: Graph) -> None:
+    for resource in graph.values():
+        package = resource.typ.partition(":")[0]
+        if package in ("docker", "kubernetes"):
+            owner = {"docker": "engine", "kubernetes": "cluster/cluster-provider"}[package]
+            assert resource.provider == owner, resource.path
+
+
+def test_every_step_waits_for_its_machine_to_answer(graph: Graph) -> None:
+    for step in of_type(graph, STEP):
+        host = host_of(graph, step)
+        gate = f"{host}/{host}-answers" if f"{host}/{host}-answers" in graph else f"dev/{host}-ready"
+        assert step.path == gate or gate in waits_for(graph, step.path), step.path
+
+
+def test_the_order_from_bare_machines_to_videos(graph: Graph) -> None:
+    first_to_last = [
+        "dev/dev-preflight",
+        "dev/master",
+        "registry/registry",
+        "registry/registry-trust",
+        "images/node-bundle-image",
+        "cluster/master-node",
+        "cluster/cluster-control-plane",
+        "cluster/worker1-join",
+        "cluster/worker1-ready",
+        "vhost/vhost",
+        "worker2/worker2-disk-0",
+        "video/video-disk-0",
+        "video/video",
+    ]
+    for before, after in itertools.pairwise(first_to_last):
+        assert before in waits_for(graph, after), f"{after} does not wait for {before}"
+    all_there = waits_for(graph, "video/video")
+    vms = [r.name for r in of_type(graph, "spdk-k8s:index:WorkerVm")]
+    assert {f"cluster/{vm}-ready" for vm in vms} <= all_there
+    volumes = of_type(graph, "kubernetes:core/v1:PersistentVolume")
+    assert {v.path for v in volumes} <= all_there
+
+
+def test_the_vm_boots_while_the_cluster_is_made(graph: Graph) -> None:
+    """The longest wait of all is the guest's boot: nothing of the cluster stands before it."""
+    before = waits_for(graph, "worker2/worker2-answers")
+    assert "cluster/worker1-node" in before
+    assert not {"cluster/cluster-control-plane", "vhost/vhost"} & before
+
+
+def test_hugepages_and_devices_come_first() -> None:
+    pages, devices = (run_program(**LAYOUTS[name]) for name in ("spdk on hugepages", "devices, plain HTTP"))
+    assert "cluster/worker1-hugepages" in waits_for(pages, "cluster/worker1-node")
+    assert "vhost/vhost-devices" in waits_for(devices, "vhost/vhost")
+
+
+def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
+    carrier = {vm: host for host, vm in vms_and_hosts(graph)}
+    for step in of_type(graph, STEP):
+        if step.name.endswith("-hugepages"):
+            assert step.deleted_with == "", "a container's hugepages are those of the machine below it"
+            continue
+        host = host_of(graph, step)
+        assert step.deleted_with == f"dev/{carrier.get(host, host)}", step.path
+
+
+def vms_and_hosts(graph: Graph) -> Iterator[tuple[str, str]]:
+    """(storage host, VM on it)."""
+    for vm in of_type(graph, "spdk-k8s:index:WorkerVm"):
+        yield host_of(graph, graph[f"{vm.name}/{vm.name}-vm"]), vm.name
+
+
+def test_what_is_in_the_cluster_goes_with_the_control_plane(graph: Graph) -> None:
+    inside = [r for r in graph.values() if r.typ.startswith("kubernetes:")]
+    assert len(inside) > 8
+    for resource in inside:
+        assert resource.deleted_with == "cluster/cluster-control-plane", resource.path
+
+
+def test_a_container_goes_before_its_successor_comes(graph: Graph) -> None:
+    """Both would want one name and one address."""
+    containers = of_type(graph, "docker:index/container:Container")
+    assert containers
+    assert all(c.request.deleteBeforeReplace for c in containers)
+
+
+def test_a_new_registry_gets_every_image_again(graph: Graph) -> None:
+    pushed = [i for i in of_type(graph, IMAGE) if not i.inputs.get("skipPush")]
+    assert len(pushed) > 10
+    for image in pushed:
+        assert image.replace_with == {"registry/registry", "registry/registry-trust"}, image.path
+
+
+def secrets_in(value: object) -> set[str]:
+    """Private keys, passwords and the admin's access, also as logins: see the recorder."""
+    text = json.dumps(value)
+    found = {"PRIVATE"} if "PRIVATE" in text else set[str]()
+    login = base64.b64encode(b"spdk-k8s:PRIVATE-password").decode()
+    return found | ({"login"} if login in text else set[str]())
+
+
+def test_secrets_are_encrypted_wherever_they_go(graph: Graph) -> None:
+    for resource in graph.values():
+        for key, value in resource.inputs.items():
+            if secrets_in(value):
+                assert key in resource.secret_inputs, f"{resource.path}.{key} would be in the state as plain text"
+        for key, value in resource.outputs.items():
+            if secrets_in(value):
+                assert key in resource.secret_outputs, f"output {key} of {resource.path}"
+
+
+def test_where_secrets_go(graph: Graph) -> None:
+    """So that the test above has something to find."""
+    carries = {r.path: {k for k, v in r.inputs.items() if secrets_in(v)} for r in graph.values()}
+    assert carries["dev/master"] == {"uploads"}
+    assert carries["worker2/worker2-vm"] == {"connection", "stdin"}
+    assert carries["cluster/worker1-node"] == {"connection", "stdin"}
+    assert carries["cluster/worker1-join"] == {"connection", "stdin"}
+    assert carries["cluster/cluster-provider"] == {"kubeconfig"}
+    assert carries["images/app-vs-p2-image"] == {"registry"}
+    (stack,) = of_type(graph, STACK)
+    assert stack.secret_outputs == {"kubeconfig", "sshKey"}
+
+
+def test_results_of_steps_are_secret_and_stay_out_of_logs(graph: Graph) -> None:
+    for step in of_type(graph, STEP):
+        assert "stdout" in step.request.additionalSecretOutputs, step.path
+        assert step.inputs["logging"] == "stderr", step.path
+    for path in ("dev/dev-keys", "registry/registry-certificate"):
+        made = graph[path]
+        assert "stdout" in made.request.additionalSecretOutputs
+        assert made.inputs["logging"] == "none"
+
+
+def test_no_command_line_and_no_environment_carries_a_secret(graph: Graph) -> None:
+    commands = [r for r in graph.values() if r.typ.startswith("command:")]
+    assert len(commands) > 10
+    for command in commands:
+        shown = {k: v for k, v in command.inputs.items() if k in ("create", "update", "delete", "environment")}
+        assert not secrets_in(shown), command.path
+        assert command.inputs["addPreviousOutputInEnv"] is False, command.path
+
+
+# --- what a change touches -------------------------------------------------------------------------------------------
+
+
+def changed(before: Graph, after: Graph) -> dict[str, set[str]]:
+    """Every resource that is not the same -> the inputs that differ."""
+    assert set(before) == set(after)
+    differs = {k: {i for i in after[k].inputs if before[k].inputs.get(i) != after[k].inputs[i]} for k in after}
+    return {path: inputs for path, inputs in differs.items() if inputs}
+
+
+@pytest.mark.parametrize(
+    ("step", "reruns"),
+    [
+        ("registry", {"registry/registry"}),
+        ("vm_disk", {f"worker2/worker2-disk-{i}" for i in range(3)}),
+        ("control_plane", {"cluster/cluster-control-plane"}),
+        ("join", {"cluster/worker1-join", "cluster/worker2-join"}),
+    ],
+)
+def test_a_changed_script_reruns_just_that_step(monkeypatch: pytest.MonkeyPatch, step: str, reruns: set[str]) -> None:
+    before = run_program(**LAYOUTS["dev"])
+    original = hosts.script
+    monkeypatch.setattr(hosts, "script", lambda n, v: original(n, v) + ("# more\n" if n == step else ""))
+    assert changed(before, record(main, LAYOUTS["dev"])) == {name: {"stdin"} for name in reruns}
+
+
+@pytest.mark.parametrize(
+    ("folder", "touches"),
+    [
+        # the VM's step runs once more and finds its disks made: the image list is for a new VM
+        ("video", {"images/app-vs-p2-image", "video/video", "worker2/worker2-vm"}),
+        ("vhost", {"images/cb-vhost-p0-image", "vhost/vhost"}),
+    ],
+)
+def test_a_changed_image_rolls_just_its_pods(monkeypatch: pytest.MonkeyPatch, folder: str, touches: set[str]) -> None:
+    before = run_program(**LAYOUTS["dev"])
+    original = images.content_tag
+    monkeypatch.setattr(images, "content_tag", lambda f, *m: original(f, *m)[::-1] if f == folder else original(f, *m))
+    assert set(changed(before, record(main, LAYOUTS["dev"]))) == touches
