@@ -9,7 +9,8 @@ ENV = eval "$$(setup/env)"
 help:
 	@echo 'make up [STACK=dev] [NUMINST=N]   machine ready, stack up, status'
 	@echo '   [VHOST_BACKEND=spdk] [SPDK_SOURCE=DIR]   for this run only'
-	@echo 'make status | preview | down      [STACK=dev]'
+	@echo 'make preview [STACK=dev] [ARGS="--save FILE | --against FILE"]   what up would do, held against the policies'
+	@echo 'make status | down                [STACK=dev]'
 	@echo 'make check                        is what runs what the program says? make up mends what is not'
 	@echo 'make test [ARGS="-m unit"]        all checks and tests'
 	@echo 'eval "$$(make env)"                the environment for pulumi, kubectl and pytest'
@@ -18,8 +19,9 @@ setup:
 up: setup
 	@setup/stack up '$(STACK)' '$(NUMINST)'
 	@$(MAKE) --no-print-directory status
-preview: setup
-	@setup/stack preview '$(STACK)'
+preview:
+	@setup/setup --tools >&2
+	@setup/stack preview '$(STACK)' $(ARGS)
 status:
 	@$(ENV) && PULUMI_STACK='$(STACK)' python status.py
 check:

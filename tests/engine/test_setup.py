@@ -256,7 +256,8 @@ local.Command("slow", create="touch started; while [ ! -e go ]; do sleep 0.1; do
 @pytest.fixture
 def checkout(tree: Tree) -> Path:
     """A checkout with a program of one slow resource, and this machine's tools."""
-    (tree.root / ".venv").symlink_to(ROOT / ".venv")
+    for name in (".venv", "policy"):
+        (tree.root / name).symlink_to(ROOT / name)
     for tool in Path(os.environ.get("SPDK_K8S_CACHE", Path.home() / ".cache/spdk-k8s")).iterdir():
         if tool.name != "engine":  # the one that runs here is not for this checkout's `down` to stop
             (tree.cache / tool.name).symlink_to(tool)

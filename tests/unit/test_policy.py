@@ -1,0 +1,242 @@
+"""Each policy on resources that keep it and on ones that don't, with what a preview doesn't know yet among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pulumi_policy.deserialize import SPECIAL_SECRET_SIG, SPECIAL_SIG_KEY
+from pulumi_policy.proxy import UNKNOWN_ARRAY_VALUE, UNKNOWN_BOOLEAN_VALUE, UNKNOWN_OBJECT_VALUE, UNKNOWN_STRING_VALUE
+
+from policy import rules
+from policy.rules import Resource
+from tests.unit.test_program import run_program
+
+pytestmark = pytest.mark.unit
+
+REGISTRY = "172.30.89.2:5000"
+DIGEST = "sha256:" + "a" * 64
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+UNKNOWN = UNKNOWN_STRING_VALUE
+
+
+def secret(value: object) -> dict[str, object]:
+    return {SPECIAL_SIG_KEY: SPECIAL_SECRET_SIG, "value": value}
+
+
+def workload(kind: str = "apps/v1:Deployment", *, name: str = "web", **pod: Any) -> Resource:
+    """A workload of one container by digest, with `pod` in its template."""
+    spec = {"containers": [{"name": "web", "image": f"{REGISTRY}/web@{DIGEST}"}], **pod}
+    template = {"metadata": {"labels": {"app": name}}, "spec": spec}
+    inputs: dict[str, Any] = {"metadata": {"name": name}, "spec": {"template": template}}
+    if kind.endswith("CronJob"):
+        inputs["spec"] = {"jobTemplate": {"spec": {"template": template}}}
+    if kind.endswith(":Pod"):
+        inputs["spec"] = spec
+    return Resource(f"kubernetes:{kind}", "web", inputs)
+
+
+def container(**container: Any) -> dict[str, Any]:
+    return {"containers": [{"name": "web", "image": f"{REGISTRY}/web@{DIGEST}", **container}]}
+
+
+@pytest.fixture
+def images() -> rules.Images:
+    """After the stack's own image was seen."""
+    made = rules.Images()
+    assert not list(made(Resource("docker:index/image:Image", "web-image", {"imageName": f"{REGISTRY}/web:0123"})))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["apps/v1:Deployment", "apps/v1:StatefulSet", "batch/v1:CronJob", "core/v1:Pod"])
+@pytest.mark.parametrize("group", ["containers", "initContainers"])
+def test_images_come_from_the_stacks_registry_by_digest(images: rules.Images, kind: str, group: str) -> None:
+    def found(image: str) -> str:
+        return "\n".join(images(workload(kind, **{group: [{"name": "x", "image": image}]})))
+
+    assert not found(f"{REGISTRY}/web@{DIGEST}")
+    assert not found(UNKNOWN)
+    assert "can change" in found(f"{REGISTRY}/web:1.27")
+    assert f"is not from this stack's registry ({REGISTRY})" in found(f"docker.io/library/nginx@{DIGEST}")
+    both = found("nginx:1.27")
+    assert "container x: nginx:1.27 is not from" in both
+    assert "can change" in both
+
+
+def test_a_known_bad_image_is_found_beside_unknown_ones(images: rules.Images) -> None:
+    pod = {"initContainers": UNKNOWN_ARRAY_VALUE, "containers": [{"image": UNKNOWN}, {"name": "bad", "image": "nginx"}]}
+    assert all("container bad: nginx" in problem for problem in images(workload(**pod)))
+    assert len(list(images(workload(**pod)))) == 2
+
+
+def test_an_image_volume_is_an_image_too(images: rules.Images) -> None:
+    assert list(images(workload(volumes=[{"name": "v", "image": {"reference": "nginx"}}])))
+
+
+def test_an_image_that_is_not_pushed_makes_no_registry() -> None:
+    images = rules.Images()
+    list(images(Resource("docker:index/image:Image", "i", {"imageName": f"{REGISTRY}/web:0", "skipPush": True})))
+    assert "it has pushed to none" in "".join(images(workload()))
+
+
+@pytest.mark.parametrize(
+    ("pod", "what"),
+    [
+        ({"hostNetwork": True}, "hostNetwork (pod)"),
+        ({"hostPID": True}, "hostPID (pod)"),
+        ({"hostIPC": True}, "hostIPC (pod)"),
+        ({"volumes": [{"name": "v", "hostPath": {"path": "/etc"}}]}, "hostPath (/etc)"),
+        (container(securityContext={"privileged": True}), "privileged (web)"),
+        (container(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}), "capability (SYS_ADMIN)"),
+        ({"volumes": UNKNOWN_ARRAY_VALUE, "hostNetwork": True}, "hostNetwork (pod)"),
+    ],
+)
+def test_nobody_takes_from_the_host_without_a_grant(pod: dict[str, Any], what: str) -> None:
+    (problem,) = rules.host_access(workload(**pod))
+    assert problem == f"Deployment web has no grant for {what}; the grants: policy/rules.py"
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {},
+        {"hostNetwork": False, "hostPID": False},
+        {"hostNetwork": UNKNOWN_BOOLEAN_VALUE},
+        {"volumes": [{"name": "v", "hostPath": {"path": UNKNOWN}}, {"name": "w", "emptyDir": {}}]},
+        container(securityContext=UNKNOWN_OBJECT_VALUE),
+        container(securityContext={"privileged": UNKNOWN_BOOLEAN_VALUE, "capabilities": {"drop": ["ALL"]}}),
+    ],
+)
+def test_what_is_not_known_is_not_held_against_a_pod(pod: dict[str, Any]) -> None:
+    assert not list(rules.host_access(workload(**pod)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "path", "granted"),
+    [
+        ("apps/v1:Deployment", "cb-vhost-p0", "/var/tmp", True),
+        ("apps/v1:Deployment", "cb-vhost-p0-worker4", "/var/tmp", True),
+        ("apps/v1:Deployment", "cb-vhost-p0", "/mnt/nvme0/disks", True),
+        ("apps/v1:Deployment", "cb-vhost-p0", "/var/tmp/../../etc", False),
+        ("apps/v1:Deployment", "cb-vhost-p0", "/mntx", False),
+        ("apps/v1:DaemonSet", "cb-vhost-p0", "/var/tmp", False),
+        ("apps/v1:StatefulSet", "app-vs-p2", "/srv/media", True),
+        ("apps/v1:StatefulSet", "app-vs-p2", "/var/tmp", False),
+        ("apps/v1:StatefulSet", "app-vs-p22", "/srv/media", False),
+    ],
+)
+def test_a_grant_is_for_one_workload_and_its_folders(kind: str, name: str, path: str, granted: bool) -> None:
+    found = list(rules.host_access(workload(kind, name=name, volumes=[{"name": "v", "hostPath": {"path": path}}])))
+    assert (not found) == granted
+
+
+@pytest.mark.parametrize(
+    ("inputs", "what"),
+    [
+        ({"name": "spdk-k8s-dev-master", "privileged": True}, ""),
+        ({"name": "other", "privileged": True}, "privileged"),
+        ({"name": "spdk-k8s-dev-master", "networkMode": "host"}, "hostNetwork"),
+        ({"name": "spdk-k8s-dev-master", "volumes": [{"hostPath": "/", "containerPath": "/host"}]}, "hostPath (/)"),
+        ({"name": "spdk-k8s-dev-master", "mounts": [{"type": "bind", "source": "/etc"}]}, "hostPath (/etc)"),
+        ({"name": UNKNOWN, "privileged": True}, ""),
+    ],
+)
+def test_the_engines_containers_are_held_to_the_same(inputs: dict[str, Any], what: str) -> None:
+    found = "\n".join(rules.host_access(Resource("docker:index/container:Container", "c", inputs)))
+    assert what in found
+    assert bool(found) == bool(what)
+
+
+def command(**inputs: Any) -> Resource:
+    good = {"connection": {"host": "h", "hostKey": "ssh-ed25519 AAAA"}, "create": "timeout -k 10 60 bash -s up"}
+    return Resource("command:remote:Command", "step", {**good, **inputs})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "what"),
+    [
+        ({}, ""),
+        ({"create": "sudo -n timeout -k 10 600 bash -s up"}, ""),
+        ({"create": "env NOW=1 timeout -k 10 600 bash -s up"}, ""),
+        ({"create": UNKNOWN, "connection": secret(UNKNOWN_OBJECT_VALUE)}, ""),
+        ({"connection": secret({"host": "h", "hostKey": UNKNOWN})}, ""),
+        ({"create": "bash -s up"}, "create has no time limit"),
+        ({"create": "timeout -k 10 0 bash -s up"}, "create has no time limit"),
+        ({"delete": "rm -rf /x"}, "delete has no time limit"),
+        ({"update": "echo; timeout -k 10 60 true"}, "update has no time limit"),
+        ({"connection": {"host": "h"}}, "connection has no hostKey"),
+        ({"connection": secret({"host": "h", "hostKey": ""})}, "connection has no hostKey"),
+        ({"connection": {"host": UNKNOWN, "hostKey": "k", "proxy": {"host": "j"}}}, "connection.proxy has no hostKey"),
+        ({"connection": {"hostKey": "k", "proxy": {"host": "j", "hostKey": "k"}}}, ""),
+    ],
+)
+def test_remote_steps_know_their_host_and_end(inputs: dict[str, Any], what: str) -> None:
+    found = list(rules.remote_command(command(**inputs)))
+    assert len(found) == bool(what)
+    assert what in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "path"),
+    [
+        ({"stdin": secret(f"KEY='{KEY}'")}, ""),
+        ({"connection": secret({"privateKey": KEY})}, ""),
+        ({"connection": {"privateKey": UNKNOWN}}, ""),
+        ({"registry": {"username": "u", "password": ""}}, ""),
+        ({"stdin": f"KEY='{KEY}'"}, "stdin"),
+        ({"uploads": [{"content": "x"}, {"content": KEY}]}, "uploads.1.content"),
+        ({"registry": {"password": "p4ss"}}, "registry.password"),
+        ({"kubeconfig": "apiVersion: v1"}, "kubeconfig"),
+        ({"text": "users:\n- user:\n    client-key-data: AAAA"}, "text"),
+    ],
+)
+def test_secrets_are_secret_and_never_repeated(inputs: dict[str, Any], path: str) -> None:
+    found = list(rules.plain_secrets(Resource("any:index:Thing", "thing", inputs)))
+    assert len(found) == bool(path)
+    assert all(problem.startswith(f"{path} would be in the state in plain text") for problem in found)
+    assert not any(hidden in "".join(found) for hidden in ("AAAA", "p4ss"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "logging", "secrets", "what"),
+    [
+        ("remote", "stderr", ["stdout"], ""),
+        ("remote", "stderr", [], "not a secret"),
+        ("local", "stderr", [], ""),
+        ("local", None, [], ""),
+        ("local", "none", ["stdout"], ""),
+        ("local", None, ["stdout"], "would be shown"),
+        ("local", "stdoutAndStderr", ["stdout"], "would be shown"),
+    ],
+)
+def test_what_a_command_prints_is_as_secret_as_it_says(
+    kind: str, logging: str | None, secrets: list[str], what: str
+) -> None:
+    found = list(rules.secret_outputs(Resource(f"command:{kind}:Command", "c", {"logging": logging}, secrets)))
+    assert len(found) == bool(what)
+    assert what in "".join(found)
+
+
+def test_a_printed_key_is_found_once_it_is_known() -> None:
+    def found(stdout: str, *secrets: str) -> list[str]:
+        return list(rules.printed_keys(Resource("command:local:Command", "c", {"stdout": stdout}, secrets)))
+
+    assert found(KEY) == ['stdout holds a private key; mend: additional_secret_outputs=["stdout"]']
+    assert not found(KEY, "stdout")
+    assert not found(UNKNOWN)
+    assert not found("done")
+
+
+@pytest.mark.parametrize("bdev", ["malloc", "aio"])
+def test_the_program_keeps_them(bdev: str) -> None:
+    """With everything known, as at `up`; which inputs are secret the mocks do not show: tests/engine does."""
+    images = rules.Images()
+    devices = ["/dev/vdb", "/dev/vdc", "/dev/vdd"] if bdev == "aio" else []
+    for made in run_program(vhost={"bdev": bdev, "devices": devices}).values():
+        inputs = dict(made.inputs)
+        if isinstance(inputs.get("connection"), dict):
+            inputs["connection"] = inputs["connection"].get("value", inputs["connection"])
+        resource = Resource(made.typ, made.name, inputs)
+        for rule in (images, rules.host_access, rules.remote_command):
+            assert not list(rule(resource)), made.name
+    assert images.registries
