@@ -6,6 +6,7 @@ usage: python -m bench [PART …] [--json FILE]      (make bench ARGS="bringup g
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from bench import figures
@@ -27,6 +28,7 @@ def main() -> None:
             for name in PARTS:
                 if not wanted.part or name in wanted.part:
                     bench.part = name
+                    bench.add("load average before", os.getloadavg()[0], "", note=f"{os.cpu_count()} CPUs")
                     PARTS[name](bench)
             bench.down()
         finally:

@@ -80,7 +80,7 @@ def phases(spans: Sequence[Span]) -> dict[str, tuple[int, int]]:
 
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#b07aa1", "#9c755f", "#edc948")
-LEFT, WIDTH, ROW, TOP = 190, 960, 17, 52  # pixels
+LEFT, WIDTH, ROW, TOP = 190, 960, 17, 60  # pixels
 
 
 def svg(spans: Sequence[Span], title: str) -> str:
