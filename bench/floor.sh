@@ -94,7 +94,7 @@ jq -r .kubeconfig "$dir/control-plane.out" >"$KUBECONFIG"
 join=$(docker exec floor-master kubeadm token create --print-join-command)
 docker exec floor-worker1 sh -c "$join --patches /etc/kubernetes/patches --ignore-preflight-errors=SystemVerification,Swap" >"$dir/join.log" 2>&1
 kubectl label node master type1=master --overwrite >/dev/null
-kubectl label node worker1 type1=worker1 >/dev/null
+until_true 60 kubectl label node worker1 type1=worker1 --overwrite # when it is listed
 kubectl apply -f "$dir/vhost.yaml" >/dev/null
 kubectl -n spdk-k8s rollout status deploy/cb-vhost-p0 --timeout=180s >/dev/null
 at "vhost target serves"
@@ -104,7 +104,7 @@ at "VM answers"
 for ((i = 0; i < count; i++)); do on worker1 "disk-$i"; done
 guest bash -s up <"$dir/worker2-node.sh" >"$dir/worker2-node.out" 2>&1
 guest "$join --patches /etc/kubernetes/patches" >>"$dir/join.log" 2>&1
-kubectl label node worker2 type1=worker2 >/dev/null
+until_true 60 kubectl label node worker2 type1=worker2 --overwrite
 kubectl wait --for=condition=Ready --timeout=180s node/worker2 >/dev/null
 at "VM is a Ready node"
 kubectl apply -f "$dir/video.yaml" >/dev/null
