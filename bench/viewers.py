@@ -39,7 +39,7 @@ def watch(page: str, seen: Viewer, stop: threading.Event, pause: float) -> None:
             break
         last = time.monotonic()
         response = fetch(f"/{movie}")
-        while chunk := response.read1(1 << 16):
+        while chunk := response.read(1 << 14):
             now = time.monotonic()
             seen.worst_gap = max(seen.worst_gap, now - last)
             seen.stalls += now - last > STALL
