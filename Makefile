@@ -5,7 +5,7 @@ export VHOST_BACKEND SPDK_SOURCE
 ARGS ?=
 ENV = eval "$$(setup/env)"
 
-.PHONY: help setup up preview status check down test env
+.PHONY: help setup up preview status check down test bench env
 help:
 	@echo 'make up [STACK=dev] [NUMINST=N]   machine ready, stack up, status'
 	@echo '   [VHOST_BACKEND=spdk] [SPDK_SOURCE=DIR]   for this run only'
@@ -13,6 +13,7 @@ help:
 	@echo 'make status | down                [STACK=dev]'
 	@echo 'make check                        is what runs what the program says? make up mends what is not'
 	@echo 'make test [ARGS="-m unit"]        all checks and tests'
+	@echo 'make bench [ARGS="bringup grow"]   figures beside their goals, and the timeline of a bring-up'
 	@echo 'eval "$$(make env)"                the environment for pulumi, kubectl and pytest'
 setup:
 	@setup/setup
@@ -31,5 +32,7 @@ down:
 test:
 	@setup/setup --tests
 	@$(ENV) && setup/checks && pytest $(ARGS)
+bench: setup
+	@$(ENV) && python -m bench $(ARGS)
 env:
 	@setup/env

@@ -33,20 +33,31 @@ until_true() { # until_true SECONDS COMMAND...
     sleep 0.3
   done
 }
-newest() { docker images -q --filter "reference=$1" | head -n 1; }
-push() { # push NAME:TAG   as the last `make up` built it
-  docker tag "$(newest "*/${1%:*}")" "$registry/$1"
-  docker --config "$dir/docker" push -q "$registry/$1" >/dev/null
+push() { # push ID NAME:TAG
+  docker tag "$1" "$registry/$2"
+  docker --config "$dir/docker" push -q "$registry/$2" >/dev/null
 }
 
-images=(guest:floor node-bundle:floor app-vs-p2:floor media:floor cb-vhost-p0:floor
-  "etcd:$ETCD" "coredns:v$COREDNS" "pause:$PAUSE")
-for name in kube-apiserver kube-controller-manager kube-scheduler kube-proxy; do images+=("$name:v$KUBERNETES"); done
-machine_image=$(newest 'spdk-k8s/machine')
-[ -n "$machine_image" ] && [ -n "$(newest '*/guest')" ] || {
-  echo "no images to push; remedy: make up && make down, then again" >&2
-  exit 1
+# What `up` built of this checkout, whatever stack it was for.
+declare -A images=()
+add() { # add NAME TAG NAME:TAG   by which names the engine has it, and by which it is pushed
+  local id
+  id=$(docker images -q --filter "reference=*/$1:$2" | head -n 1)
+  [ -n "$id" ] || {
+    echo "there is no image $1:$2; remedy: make up && make down, then again" >&2
+    exit 1
+  }
+  images[$3]=$id
 }
+while read -r name tag; do add "$name" "$tag" "$name:floor"; done < <(python -m bench.inputs images)
+add etcd "$ETCD" "etcd:$ETCD"
+add coredns "v$COREDNS" "coredns:v$COREDNS"
+add pause "$PAUSE" "pause:$PAUSE"
+for name in kube-apiserver kube-controller-manager kube-scheduler kube-proxy; do
+  add "$name" "v$KUBERNETES" "$name:v$KUBERNETES"
+done
+machine_image=${images[machine:floor]}
+unset 'images[machine:floor]'
 
 began=$SECONDS
 scripts/keys.sh client master worker1 worker2 >"$dir/keys.json"
@@ -66,8 +77,8 @@ on master registry
 jq -r .ca "$dir/certificate.json" | scripts/engine_trust.sh up $registry
 jq -r .password "$dir/certificate.json" | docker --config "$dir/docker" login -u spdk-k8s --password-stdin $registry >/dev/null 2>&1
 pids=()
-for image in "${images[@]}"; do
-  push "$image" &
+for image in "${!images[@]}"; do
+  push "${images[$image]}" "$image" &
   pids+=($!)
 done
 wait "${pids[@]}"
@@ -83,7 +94,7 @@ jq -r .kubeconfig "$dir/control-plane.out" >"$KUBECONFIG"
 join=$(docker exec floor-master kubeadm token create --print-join-command)
 docker exec floor-worker1 sh -c "$join --patches /etc/kubernetes/patches --ignore-preflight-errors=SystemVerification,Swap" >"$dir/join.log" 2>&1
 kubectl label node master type1=master --overwrite >/dev/null
-kubectl label node worker1 type1=worker1 >/dev/null
+until_true 60 kubectl label node worker1 type1=worker1 --overwrite # when it is listed
 kubectl apply -f "$dir/vhost.yaml" >/dev/null
 kubectl -n spdk-k8s rollout status deploy/cb-vhost-p0 --timeout=180s >/dev/null
 at "vhost target serves"
@@ -93,9 +104,9 @@ at "VM answers"
 for ((i = 0; i < count; i++)); do on worker1 "disk-$i"; done
 guest bash -s up <"$dir/worker2-node.sh" >"$dir/worker2-node.out" 2>&1
 guest "$join --patches /etc/kubernetes/patches" >>"$dir/join.log" 2>&1
-kubectl label node worker2 type1=worker2 >/dev/null
+until_true 60 kubectl label node worker2 type1=worker2 --overwrite
 kubectl wait --for=condition=Ready --timeout=180s node/worker2 >/dev/null
 at "VM is a Ready node"
 kubectl apply -f "$dir/video.yaml" >/dev/null
 for ((i = 0; i < count; i++)); do until_true 300 curl -sf --noproxy '*' "http://172.30.93.4:$((8080 + i))/healthz"; done
-at "$count pages answer"
+at "pages answer"

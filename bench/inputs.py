@@ -1,6 +1,7 @@
 """Writes what bench/floor.sh feeds its machines: the step scripts and the manifests, for one fixed set of addresses.
 
 usage: python -m bench.inputs DIR NUMINST   (DIR holds keys.json and certificate.json)
+       python -m bench.inputs images        prints "NAME TAG" of each image that `up` builds of this checkout
 """
 
 from __future__ import annotations
@@ -16,13 +17,29 @@ import yaml
 from components import render
 from components.cluster import PACKAGES
 from components.hosts import SCRIPTS, script
+from components.images import content_tag
 from components.pins import PINS
+from components.settings import Settings
 
 SUBNET = IPv4Network("172.30.93.0/24")
 NODES = dict(zip(("master", "worker1", "worker2"), (SUBNET[2], SUBNET[3], SUBNET[4]), strict=True))
 REGISTRY = f"{NODES['master']}:5000"
-POD_CIDR = IPv4Network("10.244.0.0/16")
-MAC = "DE:AD:BE:EF:01:41"
+CONFIG = Settings()  # the stack's defaults
+POD_CIDR = CONFIG.cluster.pod_cidr
+
+
+def images() -> dict[str, str]:
+    """Name -> tag, as the program builds them: see images.build in the root's __main__.py."""
+    base = f"debian:{PINS['DEBIAN']}-slim"
+    with_base = f"BASE={base}"
+    return {
+        "machine": content_tag("node", base, "machine"),
+        "guest": content_tag("node", "guest", with_base),
+        "node-bundle": content_tag("bundle", "", f"BINARIES=spdk-k8s/kubernetes:v{PINS['KUBERNETES']}"),
+        render.VHOST: content_tag("vhost", "qemu-storage-daemon", with_base),
+        render.VIDEO: content_tag("video", "", with_base),
+        "media": content_tag("media", "", with_base, f"COUNT={CONFIG.vm.disk_slots}"),
+    }
 
 
 def main(folder: Path, count: int) -> None:
@@ -49,7 +66,7 @@ def main(folder: Path, count: int) -> None:
         "NODE": "master",
         "CONFIG": render.kubeadm_init(
             version=PINS["KUBERNETES"], repository=REGISTRY, address=NODES["master"], pod_cidr=POD_CIDR,
-            service_cidr=IPv4Network("10.96.0.0/16"), in_container=True,
+            service_cidr=CONFIG.cluster.service_cidr, in_container=True,
         ),
     })  # fmt: skip
     write("vm", "worker_vm", {
@@ -59,8 +76,12 @@ def main(folder: Path, count: int) -> None:
             f"{REGISTRY}/{render.VIDEO}:floor",
         ]),
         "MEDIA_IMAGE": f"{REGISTRY}/media:floor", "MEDIA_DIR": "/srv/media", "DISK_GIB": "8", "ACCEL": "auto",
+        "VM": "vm",
         "QEMU_ARGS": "\n".join(
-            render.qemu_args(vcpus=2, memory_mib=2048, mac=MAC, tap="tap0", disk_slots=32, vnc=None)
+            render.qemu_args(
+                vm="vm", vcpus=CONFIG.vm.vcpus, memory_mib=CONFIG.vm.memory_mib, mac=CONFIG.vm.mac, tap="tap0",
+                disk_slots=CONFIG.vm.disk_slots, vnc=None,
+            )
         ),
         "USER_DATA": render.cloud_init_user_data(
             hostname="worker2", authorized_key=keys["client"]["public"],
@@ -69,14 +90,14 @@ def main(folder: Path, count: int) -> None:
         ),
         "META_DATA": render.cloud_init_meta_data(hostname="worker2"),
         "NETWORK_CONFIG": render.cloud_init_network(
-            mac=MAC, address=NODES["worker2"], prefix=24, gateway=SUBNET[1]
+            mac=CONFIG.vm.mac, address=NODES["worker2"], prefix=24, gateway=SUBNET[1]
         ),
         "QUEUES": "1", "SOCKETS": render.SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "NIC": "eth0",
         "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
         "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
     })  # fmt: skip
     for i in range(count):
-        write(f"disk-{i}", "vm_disk", {"ORDINAL": str(i)})
+        write(f"disk-{i}", "vm_disk", {"VM": "vm", "ORDINAL": str(i), "SLOT": str(i)})
     (folder / "vhost.yaml").write_text(yaml.safe_dump_all(vhost(count)))
     (folder / "video.yaml").write_text(yaml.safe_dump_all(video(count)))
 
@@ -87,7 +108,11 @@ def vhost(count: int) -> list[dict[str, Any]]:
         {"name": "disks", "mountPath": "/disks"}, {"name": "run", "mountPath": "/run/vhost"},
     ]  # fmt: skip
     image = f"{REGISTRY}/{render.VHOST}:floor"
-    config = render.vhost_config(render.Disks(ordinals=range(count), slots=32, mib=128, block_size=4096, queues=1))
+    disks = render.Disks(
+        ordinals=range(count), slots=CONFIG.slots, mib=CONFIG.vhost.disk_mib, block_size=CONFIG.vhost.block_size,
+        queues=CONFIG.vm.queues,
+    )  # fmt: skip
+    config = render.vhost_config(disks)
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": render.NAMESPACE}},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": render.VHOST, "namespace": render.NAMESPACE},
@@ -113,7 +138,8 @@ def video(count: int) -> list[dict[str, Any]]:
     node = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "type1", "operator": "In", "values": ["worker2"]}]}]}
     volumes: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"vhost-{i}"},
-         "spec": {"storageClassName": "vhost-disks", "capacity": {"storage": "128Mi"}, "accessModes": ["ReadWriteOnce"],
+         "spec": {"storageClassName": "vhost-disks", "accessModes": ["ReadWriteOnce"],
+                  "capacity": {"storage": f"{CONFIG.vhost.disk_mib}Mi"},
                   "claimRef": {"namespace": render.NAMESPACE, "name": f"{render.CLAIM}-{render.VIDEO}-{i}"},
                   "local": {"path": render.disk_path(i), "fsType": "ext4"}, "nodeAffinity": {"required": node}}}
         for i in range(count)
@@ -122,12 +148,12 @@ def video(count: int) -> list[dict[str, Any]]:
         "name": "video", "image": f"{REGISTRY}/{render.VIDEO}:floor",
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
-        "resources": {"requests": {"cpu": "400m"}, "limits": {"cpu": "500m"}},
+        "resources": {"requests": {"cpu": CONFIG.video.cpu_request}, "limits": {"cpu": CONFIG.video.cpu_limit}},
         "volumeMounts": [{"name": render.CLAIM, "mountPath": "/data"}, {"name": "media", "mountPath": "/media"},
                          {"name": "tmp", "mountPath": "/tmp"}],
     }  # fmt: skip
     claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": "vhost-disks",
-             "resources": {"requests": {"storage": "128Mi"}}}  # fmt: skip
+             "resources": {"requests": {"storage": f"{CONFIG.vhost.disk_mib}Mi"}}}  # fmt: skip
     return [
         {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "vhost-disks"},
          "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"},
@@ -147,4 +173,7 @@ def video(count: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    if sys.argv[1] == "images":
+        print("\n".join(f"{name} {tag}" for name, tag in images().items()))
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]))

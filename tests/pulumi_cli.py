@@ -78,7 +78,12 @@ class Stack:
         process = self.start(*args)
         killer = threading.Timer(timeout, os.killpg, (process.pid, signal.SIGKILL))
         killer.start()
-        printed = [show(line) for line in process.stdout or ()]
+        try:
+            printed = [show(line) for line in process.stdout or ()]
+        except KeyboardInterrupt:  # of whoever called: the CLI ends its steps, so that a destroy can follow
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+            raise
         code = process.wait()
         killer.cancel()
         assert code != -signal.SIGKILL, f"pulumi {' '.join(args)} took over {timeout} s:\n{''.join(printed)[-3000:]}"

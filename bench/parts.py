@@ -1,0 +1,175 @@
+"""What is measured, a function for each part; each brings the stack to where it needs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import disk_io, timeline
+from bench.figures import percentile
+from bench.stack import DEFAULT, OUT, Bench, memory_watch, spdk_source
+from bench.viewers import STALL, viewers
+from components.render import disk_path
+from status import fetch
+
+FEW, MANY = 3, 24
+GIB = 1024  # MiB
+
+
+def bringup(bench: Bench) -> None:
+    """From nothing to FEW pages, by hand and by the program, and an `up` with nothing to do."""
+    bench.down()
+    by_hand = floor(FEW)
+    with memory_watch() as memory:
+        seconds, log = bench.up(FEW)
+    for phase, (start, end) in timeline.phases(log.spans).items():
+        hand = f"; by hand at {by_hand[phase]} s" if phase in by_hand else ""
+        bench.add(phase, end, "s", note=f"took {end - start} s{hand}")
+    bench.add(f"from nothing to {FEW} pages", seconds, "s", 240, f"VM on {bench.outputs['accel']}")
+    hand = by_hand["pages answer"]
+    bench.add("the same by hand", hand, "s")
+    bench.add("ratio", seconds / hand, "x", 1.5)
+    pod_starts(bench)
+    bench.add(f"peak memory, N = {FEW}", memory[0] / GIB, "GiB", 6)
+    title = f"pulumi up: from nothing to {FEW} pages in {seconds:.0f} s (VM on {bench.outputs['accel']})"
+    (OUT / "timeline.svg").write_text(timeline.svg(log.spans, title))
+
+    seconds, log = bench.up(FEW)
+    bench.add("second up", seconds, "s", 20)
+    bench.add("second up: changes", changed(log), "", 0)
+
+
+def floor(count: int) -> dict[str, int]:
+    """What is reached by hand -> after how many seconds."""
+    script = Path(__file__).with_name("floor.sh")
+    with subprocess.Popen([script, str(count)], stdout=subprocess.PIPE, text=True) as process:
+        reached: dict[str, int] = {}
+        for line in process.stdout or ():
+            print(f"by hand: {line}", end="", flush=True)
+            if found := re.match(r"\s*(\d+) s  (.*)", line):
+                reached[found[2]] = int(found[1])
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return reached
+
+
+def changed(log: timeline.Log) -> int:
+    return sum(count for operation, count in log.changes.items() if operation != "same")
+
+
+def pod_starts(bench: Bench) -> None:
+    starts = bench.pod_starts()
+    for p in (50, 99):
+        bench.add(f"pod start p{p}, N = {len(starts)}", percentile(starts, p), "s", note="created to Ready")
+
+
+def grow(bench: Bench) -> None:
+    """From FEW to MANY while a viewer watches pod 0, then one more disk."""
+    bench.ensure(FEW)
+    before, vm = lives(bench), vm_pid(bench)
+    with viewers(bench.outputs["pages"][:1], pause=1) as (viewer,):
+        seconds, log = bench.up(MANY)
+    bench.add(f"N = {FEW} to {MANY}", seconds, "s", 300)
+    bench.add("time per added instance", seconds / (MANY - FEW), "s")
+    pod_starts(bench)
+    own = 2 * (MANY - FEW)  # an instance is a disk and a volume; pods are the StatefulSet's
+    updated = [s.name for s in log.spans if s.operation == "update"]
+    foreign = changed(log) - log.changes.get("update", 0) - own
+    bench.add("resources made or removed beyond the new instances'", foreign, "", 0,
+              f"{log.changes.get('create', 0)} made; updated in place: {', '.join(updated)}")  # fmt: skip
+    after = lives(bench)
+    restarts = sum(after.get(life) != count for life, count in before.items()) + (vm_pid(bench) != vm)
+    bench.add("restarts of target, VM and pods", restarts, "", 0)
+    bench.add("longest gap for the viewer of pod 0", viewer.worst_gap, "s", STALL)
+
+    seen = threading.Thread(target=lambda: found.append(appears(bench, MANY)), daemon=True)
+    found: list[float] = []
+    seen.start()
+    bench.up(MANY + 1)
+    seen.join()
+    step = float(bench.machine("worker1", f"stat -c %.Y /etc/spdk-k8s/vm.disks.d/{MANY}"))  # the step's first act
+    bench.add("one more disk: seen in the guest after", found[0] - step, "s", 5)
+
+
+def lives(bench: Bench) -> dict[str, int]:
+    """Pod and container -> restarts."""
+    return {f"{p.metadata.uid}/{c.name}": c.restart_count for p in bench.pods() for c in p.status.container_statuses}
+
+
+def vm_pid(bench: Bench) -> str:
+    return bench.machine("worker1", "systemctl show -P MainPID spdk-k8s-vm")
+
+
+def appears(bench: Bench, ordinal: int) -> float:
+    """When the guest has the instance's disk, by this machine's clock."""
+    bench.guest(f"udevadm wait --timeout=900 {disk_path(ordinal)}", timeout=900)
+    return time.time()
+
+
+def many(bench: Bench) -> None:
+    """From nothing to MANY pages."""
+    bench.down()
+    began = time.monotonic()
+    with memory_watch() as memory:
+        bench.up(MANY)
+        while waiting := [page for page in bench.outputs["pages"] if fetch(page)[0] != "200"]:
+            if time.monotonic() > began + 900:
+                raise RuntimeError(f"no answer from {waiting}")
+    bench.add(f"from nothing to {MANY} pages", time.monotonic() - began, "s", 300)
+    pod_starts(bench)
+    bench.add(f"peak memory, N = {MANY}", memory[0] / GIB, "GiB", 6)
+    bench.add(f"vhost start to all {MANY} controllers", vhost_start(bench), "s", 2)
+
+
+def vhost_start(bench: Bench) -> float:
+    """Seconds from the target's start to its newest socket."""
+    ticks, uptime, now, newest = map(float, bench.machine("worker1", """
+        pid=$(pgrep -o -f '^(/usr/local/bin/)?(spdk-vhost|qemu-storage-daemon) ')
+        cut -d' ' -f22 /proc/$pid/stat; cut -d' ' -f1 /proc/uptime; date +%s.%N
+        find /var/tmp -type s -name 'vhost.*' -printf '%T@\\n' | sort -n | tail -n 1
+    """).split())  # fmt: skip
+    return newest - (now - uptime + ticks / 100)
+
+
+def watch(bench: Bench) -> None:
+    """A viewer for each of MANY pages at once."""
+    if bench.count < MANY:
+        bench.ensure(MANY)
+    seconds = 30
+    with viewers(bench.outputs["pages"]) as seen:
+        time.sleep(seconds)
+    mib = [v.bytes / 2**20 / seconds for v in seen]
+    bench.add(f"{len(seen)} viewers at once", sum(mib), "MiB/s", note=f"slowest {min(mib):.2g} MiB/s each")
+    bench.add(f"stalls of {STALL:.0f} s and more", sum(v.stalls for v in seen), "", 0)
+    bench.add("longest gap", max(v.worst_gap for v in seen), "s", STALL)
+
+
+def io(bench: Bench) -> None:
+    """The disks' I/O in the guest, and SPDK's beside qemu-storage-daemon's."""
+    results = {}
+    for backend in (DEFAULT, "spdk"):
+        if backend == "spdk" and spdk_source() is None:
+            bench.add("SPDK", None, "", note="neither SPDK_SOURCE nor a release of SPDK in reach")
+            continue
+        bench.ensure(1, backend)
+        results[backend] = disk_io.compare(bench)
+        for job, (vhost, plain) in results[backend].items():
+            unit = disk_io.JOBS[job][-1]
+            bench.add(f"{job}, {backend} / virtio-blk", vhost / plain, "x",
+                      note=f"{vhost:.0f} / {plain:.0f} {unit}")  # fmt: skip
+    if len(results) == 2:
+        for job in disk_io.JOBS:
+            bench.add(f"{job}, spdk / {DEFAULT}", results["spdk"][job][0] / results[DEFAULT][job][0], "x")
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "bringup": bringup,
+    "grow": grow,
+    "many": many,
+    "watch": watch,
+    "io": io,
+}

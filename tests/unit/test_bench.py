@@ -1,0 +1,110 @@
+"""The benchmark's pure parts: what it makes of the engine's event log, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from bench import figures, timeline
+from bench.figures import Figure
+
+pytestmark = pytest.mark.unit
+
+
+def urn(types: str, name: str) -> str:
+    return f"urn:pulumi:bench::spdk-k8s::{types}::{name}"
+
+
+def event(at: int, kind: str, types: str, name: str, operation: str = "create") -> str:
+    return json.dumps({"timestamp": 1000 + at, kind: {"metadata": {"op": operation, "urn": urn(types, name)}}})
+
+
+MACHINES, CLUSTER = "spdk-k8s:index:DevMachines", "spdk-k8s:index:Cluster"
+COMMAND = "$command:remote:Command"
+LINES = [
+    json.dumps({"timestamp": 1000, "preludeEvent": {}}),
+    event(0, "resourcePreEvent", MACHINES, "dev"),
+    event(0, "resOutputsEvent", MACHINES, "dev"),
+    event(1, "resourcePreEvent", MACHINES + COMMAND, "master-ready"),
+    event(1, "resourcePreEvent", MACHINES + COMMAND, "worker1-ready"),
+    event(2, "resOutputsEvent", MACHINES + COMMAND, "master-ready"),
+    event(5, "resOutputsEvent", MACHINES + COMMAND, "worker1-ready"),
+    event(5, "resourcePreEvent", "kubernetes:core/v1:Namespace", "namespace"),
+    event(5, "resOutputsEvent", "kubernetes:core/v1:Namespace", "namespace"),
+    event(6, "resourcePreEvent", CLUSTER + COMMAND, "worker1-ready"),
+    event(6, "resourcePreEvent", CLUSTER + COMMAND, "cluster-control-plane", "same"),
+    event(6, "resOutputsEvent", CLUSTER + COMMAND, "cluster-control-plane", "same"),
+    event(9, "resOpFailedEvent", CLUSTER + COMMAND, "worker1-ready"),
+    json.dumps({"timestamp": 1010, "summaryEvent": {"resourceChanges": {"create": 4, "same": 1}}}),
+]
+
+
+def test_an_event_log_becomes_spans_of_what_took_a_step() -> None:
+    log = timeline.read(LINES)
+    assert [(s.component, s.name, s.start, s.end) for s in log.spans] == [
+        ("DevMachines", "master-ready", 1, 2),
+        ("DevMachines", "worker1-ready", 1, 5),
+        ("", "namespace", 5, 5),
+        ("Cluster", "worker1-ready", 6, 9),
+    ]
+    assert log.changes == {"create": 4, "same": 1}
+
+
+def test_a_phase_ends_with_its_last_resource() -> None:
+    """A machine's `ready` and a node's bear one name: their components tell them apart."""
+    assert timeline.phases(timeline.read(LINES).spans) == {"machines run": (1, 5), "VM is a Ready node": (6, 9)}
+
+
+def test_an_empty_log_has_no_spans() -> None:
+    assert timeline.read([]) == timeline.Log([], {})
+    ET.fromstring(timeline.svg([], "nothing"))  # noqa: S314
+
+
+def test_the_picture_has_a_bar_for_whatever_took_a_second() -> None:
+    picture = timeline.svg(timeline.read(LINES).spans, "3 pages & more")
+    root = ET.fromstring(picture)  # noqa: S314
+    words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert words[0] == "3 pages & more"
+    assert words.count("worker1-ready") == 2
+    assert "namespace" not in words
+    bars = [r for r in root.iter("{http://www.w3.org/2000/svg}rect") if r.get("rx")]
+    assert len(bars) == 3
+    for bar in bars:
+        assert float(bar.attrib["x"]) + float(bar.attrib["width"]) <= timeline.WIDTH
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [([7], 50, 7), ([7], 99, 7), ([4, 1, 3, 2], 50, 2), ([1, 2, 3], 99, 3), (list(range(1, 201)), 99, 198)],
+)
+def test_percentile(values: list[float], percent: float, expected: float) -> None:
+    assert figures.percentile(values, percent) == expected
+
+
+FIGURES = [
+    Figure("bringup", "ratio", 1.234, "x", 1.5),
+    Figure("bringup", "second up", 21.3, "s", 20),
+    Figure("bringup", "second up: changes", 0, "", 0),
+    Figure("io", "SPDK", None, "", note="not in reach"),
+]
+
+
+def test_the_table_shows_goal_and_measured_side_by_side() -> None:
+    lines = [" ".join(line.split()) for line in figures.show(FIGURES).splitlines()]
+    assert lines[1:] == [
+        "bringup ratio 1.23 x ≤ 1.5 x met",
+        "second up 21.3 s ≤ 20 s missed",
+        "second up: changes 0 ≤ 0 met",
+        "io SPDK - skipped not in reach",
+    ]
+
+
+def test_a_part_that_is_measured_again_replaces_its_figures_only(tmp_path: Path) -> None:
+    file = tmp_path / "out" / "figures.json"
+    assert figures.load(file) == []
+    figures.save(file, FIGURES)
+    again = [Figure("bringup", "ratio", 1.1, "x", 1.5)]
+    assert figures.merge(figures.load(file), again) == [FIGURES[3], *again]
