@@ -1,8 +1,8 @@
-#!/usr/bin/env python
+#!/usr/bin/env -S python -u
 """The policy pack: what every preview and every `up` is held to; the rules themselves: rules.py.
 
 `pulumi preview --policy-pack policy/__main__.py`: a pack that is a program is started by the engine itself, whatever
-Python host the CLI came with. Released CLIs take the folder as well (PulumiPolicy.yaml).
+Python host the CLI came with, and waits for the port that it prints (so -u). Released CLIs take the folder as well.
 """
 
 from __future__ import annotations
