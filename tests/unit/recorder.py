@@ -101,7 +101,6 @@ class Monitor(MockMonitor):
         urns = {*request.dependencies, *(u for p in request.propertyDependencies.values() for u in p.urns)}
         parent = self.recorded.get(request.parent)
         path = f"{parent.path}/{request.name}" if parent and parent.typ != STACK else request.name
-        assert path not in self.paths(self.recorded), "two resources of one name in one component"
         self.recorded[response.urn] = Registered(
             urn=response.urn,
             path=path,
@@ -109,16 +108,15 @@ class Monitor(MockMonitor):
             secret_inputs=secret,
             request=request,
             parent=parent.path if parent else "",
-            provider="".join(self.paths([request.provider.rpartition("::")[0]] if request.provider else [])),
+            provider="".join(self.paths([request.provider.rpartition("::")[0]])),
             dependencies=self.paths(urns),
-            deleted_with="".join(self.paths([request.deletedWith] if request.deletedWith else []))
-            or (parent.deleted_with if parent else ""),
+            deleted_with="".join(self.paths([request.deletedWith])) or (parent.deleted_with if parent else ""),
             replace_with=self.paths(request.replace_with),
         )
         return response
 
     def paths(self, urns: Iterable[str]) -> set[str]:
-        return {self.recorded[urn].path for urn in urns}
+        return {self.recorded[urn].path for urn in urns if urn}
 
     def RegisterResourceOutputs(self, request: Any) -> Any:
         outputs, secret = plain(request.outputs)
@@ -159,7 +157,9 @@ def record(program: Callable[[], object], config: Mapping[str, object] | None = 
         stack.register_outputs(stack.outputs)
 
     run()
-    return {r.path: r for r in monitor.recorded.values()}
+    by_path = {r.path: r for r in monitor.recorded.values()}
+    assert len(by_path) == len(monitor.recorded), "two resources of one name in one component"
+    return by_path
 
 
 def run_program(**config: object) -> dict[str, Registered]:

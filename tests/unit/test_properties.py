@@ -1,0 +1,264 @@
+"""What holds for every N, every layout and every text that a config may hold."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from components import render
+from components.settings import MAX_INSTANCES, ConfigError, Settings, load
+from tests.unit.recorder import Registered, run_program
+
+pytestmark = pytest.mark.unit
+
+COUNTS = [1, 2, 3, 24, 128]
+LAYOUTS: list[dict[str, int]] = [{"storageHosts": hosts, "vmsPerHost": vms} for hosts, vms in [(1, 1), (2, 2)]]
+counts = st.integers(1, MAX_INSTANCES)
+quick = settings(deadline=None, max_examples=50)
+
+# --- identity --------------------------------------------------------------------------------------------------------
+
+
+@given(counts, st.integers(1, 32))
+@quick
+def test_every_instance_has_a_place_of_its_own_and_vms_share_evenly(count: int, vms: int) -> None:
+    places = [render.place(i, vms) for i in range(count)]
+    assert len(set(places)) == count
+    for vm in range(vms):
+        ports = [port for at, port in places if at == vm]
+        assert ports == list(range(len(ports))), "a port is left out: its slot would be lost for ever"
+    shares = Counter(vm for vm, _ in places)
+    assert max(shares.values()) - min(shares.get(vm, 0) for vm in range(vms)) <= 1
+
+
+@given(st.data())
+@quick
+def test_vms_have_mac_addresses_of_their_own(data: st.DataObject) -> None:
+    first = data.draw(st.from_regex(r"([0-9A-F]{2}:){5}[0-9A-F]{2}", fullmatch=True))
+    addresses = [render.mac_address(first, vm) for vm in range(32)]
+    assert addresses[0] == first
+    assert len(set(addresses)) == 32
+
+
+def program(count: int, layout: dict[str, int]) -> dict[str, Registered]:
+    return run_program(
+        numinst=count,
+        machines={"kind": "containers", **layout},
+        vhost={"backend": "qemu-storage-daemon"},
+        vm={"diskSlots": 128},
+        video={"cpuRequest": "1m"},
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3, 24, 127])
+def test_one_more_adds_just_its_own_and_one_less_takes_just_the_last(count: int, layout: dict[str, int]) -> None:
+    few, many = ({r.urn: r for r in program(n, layout).values()} for n in (count, count + 1))
+    assert not set(few) - set(many)
+    added = {urn.rpartition("::")[2] for urn in set(many) - set(few)}
+    vms = sorted(r.name for r in few.values() if r.typ.endswith("WorkerVm"))
+    assert added == {f"{vms[count % len(vms)]}-disk-{count}", f"video-disk-{count}"}
+    # nor are the disks and volumes that were there touched by it
+    for urn, before in few.items():
+        if "-disk-" in before.name or before.name.endswith("-vm"):
+            assert before.inputs == many[urn].inputs, before.path
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_disk_stays_where_it_is_whatever_n_is(layout: dict[str, int]) -> None:
+    def where(count: int) -> list[tuple[str, str]]:
+        volumes = {r.name: r.inputs["spec"] for r in program(count, layout).values() if "PersistentVolume" in r.typ}
+        specs = [volumes[f"video-disk-{i}"] for i in range(count)]
+        return [(json.dumps(s["nodeAffinity"]), s["local"]["path"]) for s in specs]
+
+    most = where(COUNTS[-1])
+    assert len(set(most)) == COUNTS[-1]
+    for count in COUNTS:
+        assert where(count) == most[:count]
+
+
+# --- budgets and ports -----------------------------------------------------------------------------------------------
+
+
+def loaded(**keys: Any) -> Settings:
+    return load({f"spdk-k8s:{k}": json.dumps(v) for k, v in keys.items()})
+
+
+PAGES = st.sampled_from(["none", "2Mi", "1Gi"])
+
+
+@given(
+    st.tuples(counts, counts).map(sorted),
+    st.tuples(st.integers(16, 4096), st.integers(16, 4096)).map(sorted),
+    st.sampled_from(LAYOUTS),
+    PAGES,
+    st.sampled_from(["malloc", "aio"]),
+)
+@quick
+def test_more_or_larger_disks_never_need_less(
+    numbers: list[int], sizes: list[int], layout: dict[str, int], page: str, bdev: str
+) -> None:
+    small, large = (
+        loaded(
+            numinst=count,
+            machines={"kind": "containers", **layout},
+            vhost={"diskMib": mib, "hugepageSize": page, "bdev": bdev},
+            vm={"diskSlots": 128},
+            video={"cpuRequest": "1m"},
+        )
+        for count, mib in zip(numbers, sizes, strict=True)
+    )
+    assert small.memory_mib <= large.memory_mib
+    assert small.vhost_memory_mib <= large.vhost_memory_mib
+    for size, pages in small.hugepages("spdk").items():
+        assert pages <= large.hugepages("spdk")[size]
+    if bdev == "malloc":
+        served = -(-large.numinst // layout["storageHosts"])
+        assert large.vhost_memory_mib >= served * large.vhost.disk_mib
+    if page != "none":
+        mib = {"2Mi": 2, "1Gi": 1024}[page]
+        assert large.hugepages("spdk")[page] * mib == large.vhost_memory_mib
+
+
+@given(counts, st.integers(1, 65535), st.integers(1, 65535), st.integers(1, 65535))
+@quick
+def test_ports_of_an_accepted_config_never_meet(count: int, http: int, rtmp: int, registry: int) -> None:
+    try:
+        config = loaded(
+            numinst=count,
+            vm={"diskSlots": 128},
+            video={"httpPort": http, "rtmpPort": rtmp, "cpuRequest": "1m"},
+            registry={"port": registry},
+        )
+    except ConfigError:
+        return
+    first = (config.video.http_port, config.video.rtmp_port)
+    used = [port + i for port in first for i in range(config.numinst)]
+    assert len(set(used)) == len(used)
+    assert max(used) <= 65535
+    assert not {22, 2379, 6443, 10250, 10256} & set(used)
+
+
+# --- renderers -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def some_disks(draw: st.DrawFn) -> render.Disks:
+    ordinals = sorted(draw(st.sets(st.integers(0, MAX_INSTANCES - 1), max_size=MAX_INSTANCES)))
+    bdev = draw(st.sampled_from(["malloc", "aio", "nvme"]))
+    devices = [f"0000:{i:02x}:00.0" for i in ordinals] if bdev == "nvme" else []
+    if bdev == "aio" and draw(st.booleans()):
+        devices = [f"/dev/disk/by-id/d{i}" for i in ordinals]
+    size = draw(st.sampled_from([512, 4096]))
+    return render.Disks(ordinals, MAX_INSTANCES, draw(st.integers(16, 1 << 20)), size, 1, bdev, devices)
+
+
+@given(some_disks())
+@quick
+def test_a_target_serves_each_of_its_disks_once(disks: render.Disks) -> None:
+    plain = json.loads(render.vhost_config(disks))["disks"]
+    assert [d["name"] for d in plain] == [f"vhost.{i}" for i in disks.ordinals]
+    files = [d["file"] for d in plain]
+    assert disks.bdev == "nvme" or len(set(files)) == len(files)
+    calls = [c for s in json.loads(render.spdk_config(disks))["subsystems"] for c in s["config"]]
+    controllers = [c["params"] for c in calls if c["method"] == "vhost_create_blk_controller"]
+    assert [c["ctrlr"] for c in controllers] == [f"vhost.{i}" for i in disks.ordinals]
+    assert len({c["dev_name"] for c in controllers}) == len(controllers)
+    made = [c["params"] for c in calls if c["method"].startswith("bdev_") and "name" in c["params"]]
+    backing = [m.get("traddr") or m.get("filename") or m["name"] for m in made]
+    assert len(set(backing)) == len(disks.ordinals), "two instances on one device"
+
+
+@given(st.integers(1, 40), st.data())
+@quick
+def test_texts_for_nodes_can_be_read_back(count: int, data: st.DataObject) -> None:
+    pod_cidr = IPv4Network("10.244.0.0/16")
+    nodes = [IPv4Address("192.0.2.10") + i for i in range(count)]
+    number = data.draw(st.integers(0, count - 1))
+    password = data.draw(st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1))
+    own = render.pod_subnet(pod_cidr, number)
+    cni = json.loads(render.cni_config(pod_cidr, number))
+    assert cni["plugins"][0]["ipam"]["ranges"] == [[{"subnet": str(own)}]]
+    routes = render.routes(pod_cidr, nodes, number)
+    assert routes.count("ip route replace") == count - 1
+    assert f"replace {own} " not in routes, "a node would send its own pods' traffic away"
+    hosts = render.registry_hosts("https://r:5000", host="r:5000", user="u", password=password, tls=True)
+    assert list(tomllib.loads(hosts)["host"]) == ["https://r:5000"]
+    for text in (
+        render.kubeadm_join(node=f"worker{number}", api_server="r:6443", ca_hash="sha256:0", in_container=True),
+        render.cloud_init_network(mac="DE:AD:BE:EF:01:41", address=nodes[0], prefix=24, gateway=nodes[-1]),
+    ):
+        assert list(yaml.safe_load_all(text))
+    user_data = render.cloud_init_user_data(
+        hostname="w", authorized_key=password, host_private=f"{password}\n", host_public=password, nameservers=["1"]
+    )
+    assert user_data.startswith("#cloud-config\n")
+    assert yaml.safe_load(user_data)["ssh_authorized_keys"] == [password]
+
+
+# --- any config at all -----------------------------------------------------------------------------------------------
+
+ODD = st.sampled_from([
+    "", "none", "auto", "containers", "ssh", "malloc", "nvme", "aio", "spdk", "2Mi", "1Gi", "-1", "0x0", "0x", "[0-]",
+    "[-]", "[,]", "[5-1]", "[1-2-3]", "0x" + "f" * 400, "[0-999999999]", "0.0.0.0/0", "10.0.0.0/8", "172.30.97.0/30",
+    "::1/64", "fe80::1", "1e999", "NaN", "null", "127.0.0.1:2", ":99999", "/", "/srv", "50m", "0m", "9" * 40, "é",
+    "192.0.2.1", "ssh-ed25519 AAAA", "0000:5e:00.0", "/dev/sdb", "{", "true", "0b1", "1_0", " 3", "3 ",
+])  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | ODD
+ANY = st.recursive(
+    SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=6), v, max_size=3), max_leaves=6
+)
+HOST = ["address", "user", "port", "hostKey", "privateKey", "nic", "gateway", "prefix"]
+FIELDS = {
+    "machines": ["kind", "subnet", "storageHosts", "vmsPerHost", "master", "worker1", "worker2", "mastr"],
+    **{
+        name: [*(f.alias or n for n, f in model.model_fields.items()), "typo"]
+        for name, model in ((n, type(f.default)) for n, f in Settings.model_fields.items())
+        if issubclass(model, BaseModel) and name != "machines"
+    },
+}
+HOSTS = st.dictionaries(st.sampled_from(HOST), SCALARS, max_size=4)
+SECTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.dictionaries(st.sampled_from(fields), ANY | st.integers(0, 70000) | HOSTS, max_size=3)
+        for name, fields in FIELDS.items()
+    },
+)
+CONFIGS = st.tuples(
+    SECTIONS.map(lambda sections: {name: json.dumps(values) for name, values in sections.items()}),
+    st.dictionaries(
+        st.sampled_from(["numinst", "numnist", *FIELDS]), ANY.map(json.dumps) | ODD | st.integers(0, 200).map(str),
+        max_size=2,
+    ),
+)  # fmt: skip
+
+
+@given(CONFIGS)
+@settings(deadline=None, max_examples=400)
+def test_any_config_is_accepted_or_refused_by_name(parts: tuple[dict[str, str], dict[str, str]]) -> None:
+    config = parts[0] | parts[1]
+    problems: list[str] = []
+    try:
+        accepted = load({f"spdk-k8s:{key}": text for key, text in config.items()})
+        # and what is accepted can be used
+        accepted.budget("spdk")
+        accepted.backend(cpus=4, release=False)
+        assert len(accepted.vhost.cores) >= 1
+        assert [render.pod_subnet(accepted.cluster.pod_cidr, i) for i in range(len(accepted.machines.addresses))]
+    except ConfigError as error:
+        problems = error.problems
+    for problem in problems:
+        named = problem.removeprefix("spdk-k8s:").replace(":", ".").partition(" ")[0].split(".")[0]
+        # rules between keys name one of them, which may have its default
+        assert named in {*config, *FIELDS, "numinst"}, problem
+        assert "; mend: pulumi config " in problem, problem
