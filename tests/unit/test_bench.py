@@ -10,6 +10,7 @@ import pytest
 
 from bench import figures, timeline
 from bench.figures import Figure
+from bench.stack import mebibytes
 
 pytestmark = pytest.mark.unit
 
@@ -82,6 +83,13 @@ def test_the_picture_has_a_bar_for_whatever_took_a_second() -> None:
 )
 def test_percentile(values: list[float], percent: float, expected: float) -> None:
     assert figures.percentile(values, percent) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("1.5GiB", 1536), ("12.25MiB", 12.25), ("512KiB", 0.5), ("0B", 0), ("1TiB", 1 << 20)]
+)
+def test_the_engines_sizes(size: str, expected: float) -> None:
+    assert mebibytes(size) == expected
 
 
 FIGURES = [
