@@ -110,7 +110,7 @@ def interrupted_up(stack: Stack, after: str) -> None:
             break
     output, _ = process.communicate(timeout=900)
     assert process.returncode != 0
-    assert printed and after in printed[-1], ("".join(printed) + output)[-3000:]
+    assert after in "".join(printed), ("".join(printed) + output)[-3000:]
 
 
 @pytest.fixture(scope="session")
