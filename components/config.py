@@ -86,8 +86,9 @@ def _mend(place: Place, *, missing: bool = False) -> str:
     if missing and "properties" in node:
         return " && ".join(_mend((*place, name), missing=True) for name in node.get("required", ()))
     default = node.get("default")
-    if isinstance(default, (str, int)):
-        return put(key, json.dumps(default).strip('"'))
+    # `pulumi config set` of true where there is text leaves text
+    if isinstance(default, (str, int)) and not isinstance(default, bool):
+        return put(key, default)
     if missing or isinstance(place[-1], int) or ("properties" not in node and _required(place)):
         return put(key, next(iter(node.get("examples", ())), EXAMPLES.get(place[-1], "…")))
     return remove(key)

@@ -121,7 +121,9 @@ def _disks(s: Settings) -> Iterator[Problem]:
             f"must be at least numinst ({s.numinst}) for each VM ({len(s.vms)}): every disk has its own PCIe root port",
             put("vm.diskSlots", min(MAX_INSTANCES, -(-s.per_vm // 8) * 8)),
         )
-    size, mib = s.vhost.hugepage_size, s.vhost_memory_mib
+    size, mib = s.vhost.hugepage_size, s.vhost.memory_mib
+    if mib is None:  # enough for every slot
+        return
     if mib < (need := s.vhost_need_mib(s.per_host)):
         disks = f"{s.per_host} disks x {s.vhost.disk_mib} MiB and " if s.vhost.bdev == "malloc" else ""
         rule = f"{disks}the target's own {s.vhost_need_mib(0)} MiB must fit: {need} MiB"

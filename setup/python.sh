@@ -5,7 +5,8 @@ python_environment() {
   local uv
   uv=$(uv_path)
   export UV_PROJECT_ENVIRONMENT=$ROOT/.venv UV_PYTHON_PREFERENCE=system
-  "$uv" sync --frozen --quiet
+  # compiled here: providers' SDKs are large, and where Python may not write bytecode each preview would compile them
+  "$uv" sync --frozen --quiet --compile-bytecode
   did "$(.venv/bin/python --version), $(.venv/bin/python -c 'import importlib.metadata as m; print(len(list(m.distributions())))') packages of uv.lock"
 }
 

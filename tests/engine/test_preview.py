@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 
@@ -51,6 +52,29 @@ def test_bad_config_is_refused_before_anything_starts(stack: Stack, key: str, va
     assert named in re.sub(r"\s+", " ", output)
     assert "nothing was started" in output
     assert "Traceback" not in output
+
+
+def test_what_an_error_tells_to_type_mends_it(stack: Stack) -> None:
+    stack.run("config", "set", "numinst", "40")
+    wrong = {
+        "vm.vcpus": "1",
+        "vm.queues": "4",
+        "vm.mcpus": "2",
+        "video.cpuRequest": "2",
+        "vhost.bdev": "ssd",
+        "vhost.devices[0]": "/dev/sdb",
+        "vhost.cpuMask": "0-5",
+        "registry.tls": "yes",
+    }
+    for key, value in wrong.items():
+        stack.run("config", "set", "--path", key, value)
+    code, output = stack.try_run("preview")
+    assert code != 0
+    problems = re.findall(r"^ *- spdk-k8s:.*; mend: pulumi (config .*)$", output, re.MULTILINE)
+    assert len(problems) >= len(wrong), output
+    for command in problems:
+        stack.run(*shlex.split(command))
+    assert "to create" in stack.run("preview")
 
 
 def test_minus_one_is_refused(stack: Stack) -> None:

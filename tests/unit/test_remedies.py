@@ -37,7 +37,8 @@ def run(command: str, config: Config) -> None:
     assert verb == "set"
     (text,) = value
     made: Any = text
-    if outer and re.fullmatch(r"true|false|0|-?[1-9][0-9]*", text):
+    was_text = isinstance(inside, dict) and isinstance(inside.get(last), str)
+    if outer and re.fullmatch(r"0|-?[1-9][0-9]*" if was_text else r"true|false|0|-?[1-9][0-9]*", text):
         made = json.loads(text)
     if isinstance(inside, list):
         assert 0 <= last <= len(inside), f"{command}: expected an array"

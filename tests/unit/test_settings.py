@@ -89,7 +89,7 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"video": {"httpPort": 80}}, "from 1024 to 65535", "--path video.httpPort 8080"),
         ({"video": {"rtmpPort": 8081}}, "overlap the HTTP ports 8080-8082", "--path video.rtmpPort 1935"),
         ({"registry": {"port": 0}}, "from 1 to 65535", "--path registry.port 5000"),
-        ({"registry": {"tls": "yes"}}, "must be true or false", "--path registry.tls true"),
+        ({"registry": {"tls": "yes"}}, "must be true or false", "config rm --path registry.tls"),
         ({"vm": {"mac": "01:00:5E:00:00:01"}}, "must be a unicast MAC address", "--path vm.mac DE:AD:BE:EF:01:41"),
         ({"vm": {"vnc": "5902"}}, "must be a VNC display", "config rm --path vm.vnc"),
         ({"vm": {"vnc": ":543"}}, "its port is 6443: one that a node needs", "--path vm.vnc :2"),
