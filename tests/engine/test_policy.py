@@ -99,7 +99,7 @@ def test_what_breaks_a_policy_is_stopped(bad: Path, command: list[str]) -> None:
     done = pulumi(*command, "--policy-pack", str(ROOT / "policy/__main__.py"))
     shown = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0
-    assert "[mandatory] remote-commands (command:remote:Command: step)" in shown or command[0] == "up"
+    assert "[mandatory]" in shown
     if command[0] == "preview":
         for problem in (
             "Deployment web has no grant for hostNetwork (pod)",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from pulumi_policy.deserialize import SPECIAL_SECRET_SIG, SPECIAL_SIG_KEY
 from pulumi_policy.proxy import UNKNOWN_ARRAY_VALUE, UNKNOWN_BOOLEAN_VALUE, UNKNOWN_OBJECT_VALUE, UNKNOWN_STRING_VALUE
 
 from policy import rules
 from policy.rules import Resource
-from tests.unit.test_program import run_program
+from tests.unit.recorder import run_program
 
 pytestmark = pytest.mark.unit
 
@@ -228,15 +229,12 @@ def test_a_printed_key_is_found_once_it_is_known() -> None:
 
 
 @pytest.mark.parametrize("bdev", ["malloc", "aio"])
-def test_the_program_keeps_them(bdev: str) -> None:
-    """With everything known, as at `up`; which inputs are secret the mocks do not show: tests/engine does."""
+def test_the_program_keeps_them_when_all_is_known(bdev: str) -> None:
     images = rules.Images()
     devices = ["/dev/vdb", "/dev/vdc", "/dev/vdd"] if bdev == "aio" else []
     for made in run_program(vhost={"bdev": bdev, "devices": devices}).values():
-        inputs = dict(made.inputs)
-        if isinstance(inputs.get("connection"), dict):
-            inputs["connection"] = inputs["connection"].get("value", inputs["connection"])
-        resource = Resource(made.typ, made.name, inputs)
-        for rule in (images, rules.host_access, rules.remote_command):
-            assert not list(rule(resource)), made.name
+        on_the_wire = json_format.MessageToDict(made.request.object)
+        resource = Resource(made.typ, made.name, on_the_wire, list(made.request.additionalSecretOutputs))
+        for rule in (images, rules.host_access, rules.remote_command, rules.plain_secrets, rules.secret_outputs):
+            assert not list(rule(resource)), made.path
     assert images.registries

@@ -118,7 +118,13 @@ def test_against_a_kept_preview_only_the_difference_is_left() -> None:
     )
     assert [line[:3] for line in shown.splitlines()[2:6]] == ["~ b", "   ", "- c", "+ d"]
 
-    after = made(*(step("create", volume, name, new={"mib": 128}) for name in "abc"))
+    before, after = (
+        made(
+            *(step("create", volume, name, new={"mib": 128}) for name in "abc"),
+            step("create", "command:remote:Command", "look", new={"create": f"env NOW={time} timeout -k 10 60 bash"}),
+        )
+        for time in (1795580471, 1795580497)
+    )
     after.against(before.kept())
     assert "compared with the one before: nothing changes" in report("dev", after, against=True)
 
