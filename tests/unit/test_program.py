@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.recorder import STACK, Registered, of_type, run_program
+from tests.unit.recorder import STACK, Registered, of_count, of_type, run_program
 
 pytestmark = pytest.mark.unit
 
@@ -17,9 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 24, 128])
 def program(request: pytest.FixtureRequest) -> tuple[int, dict[str, Registered]]:
-    return request.param, run_program(
-        numinst=request.param, vm={"diskSlots": 128, "memoryMib": 8192}, video={"cpuRequest": "10m"}
-    )
+    return request.param, of_count(request.param, storageHosts=1, vmsPerHost=1)
 
 
 def test_names_types_and_parents_stay(request: pytest.FixtureRequest) -> None:
