@@ -28,6 +28,6 @@ down:
 	@setup/stack down '$(STACK)'
 test:
 	@setup/setup --tests
-	@$(ENV) && setup/checks && pytest $(ARGS)
+	@$(ENV) && setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -m unit --cov && pytest -m "not unit")
 env:
 	@setup/env

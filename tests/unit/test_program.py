@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.pins import PINS
 from tests.unit.recorder import STACK, Registered, of_count, of_type, run_program
 
 pytestmark = pytest.mark.unit
@@ -101,3 +102,11 @@ def test_hugepages_are_the_targets_limit_and_reserved_before_the_node_is_made(ba
     else:
         assert target["resources"]["limits"] == {"memory": "1024Mi"}
         assert not reserved
+
+
+def test_spdks_source_is_the_pinned_release_unless_a_folder_is_named() -> None:
+    spdk = {"backend": "spdk"}
+    release, folder = (run_program(vhost=v)["images/spdk-source"] for v in (spdk, {**spdk, "source": "images"}))
+    assert release.inputs["build"]["args"]["SPDK_COMMIT"] == PINS["SPDK_COMMIT"]
+    assert release.inputs["skipPush"]
+    assert folder.inputs["environment"]["FOLDER"] == "images"

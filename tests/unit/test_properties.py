@@ -51,7 +51,7 @@ def test_vms_have_mac_addresses_of_their_own(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(
     ("count", "layout"),
-    [*((n, LAYOUTS[0]) for n in (1, 2, 3, 24, 127)), *((n, LAYOUTS[1]) for n in (1, 3, 24))],
+    [*((n, LAYOUTS[0]) for n in (1, 2, 3, 24, 127)), *((n, LAYOUTS[1]) for n in (1, 3))],
     ids=str,
 )
 def test_one_more_adds_just_its_own_and_one_less_takes_just_the_last(count: int, layout: dict[str, int]) -> None:
@@ -66,7 +66,7 @@ def test_one_more_adds_just_its_own_and_one_less_takes_just_the_last(count: int,
             assert before.inputs == many[urn].inputs, before.path
 
 
-@pytest.mark.parametrize(("layout", "counts"), [(LAYOUTS[0], (1, 2, 3, 24, 128)), (LAYOUTS[1], (1, 3, 25))], ids=str)
+@pytest.mark.parametrize(("layout", "counts"), [(LAYOUTS[0], (1, 2, 3, 24, 128)), (LAYOUTS[1], (1, 3, 4))], ids=str)
 def test_a_disk_stays_where_it_is_whatever_n_is(layout: dict[str, int], counts: tuple[int, ...]) -> None:
     def where(count: int) -> list[tuple[str, str]]:
         volumes = {r.name: r.inputs["spec"] for r in of_count(count, **layout).values() if "PersistentVolume" in r.typ}
@@ -235,7 +235,7 @@ CONFIGS = st.tuples(
 
 
 @given(CONFIGS)
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_any_config_is_accepted_or_refused_by_name(parts: tuple[dict[str, str], dict[str, str]]) -> None:
     config = parts[0] | parts[1]
     problems: list[str] = []
