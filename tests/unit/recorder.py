@@ -167,6 +167,18 @@ def run_program(**config: object) -> dict[str, Registered]:
     return _recorded(json.dumps(config, sort_keys=True))
 
 
+ROOMY: dict[str, dict[str, object]] = {  # for any N
+    "vm": {"diskSlots": 128, "memoryMib": 8192},
+    "video": {"cpuRequest": "1m"},
+    "vhost": {"backend": "qemu-storage-daemon"},
+}
+
+
+def of_count(count: int, **machines: int) -> dict[str, Registered]:
+    """The program with `count` instances."""
+    return run_program(numinst=count, machines={"kind": "containers", **machines}, **ROOMY)
+
+
 @functools.cache
 def _recorded(config: str) -> dict[str, Registered]:
     return record(main, json.loads(config))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.recorder import STACK, Registered, of_type, run_program
+from components.pins import PINS
+from tests.unit.recorder import STACK, Registered, of_count, of_type, run_program
 
 pytestmark = pytest.mark.unit
 
@@ -17,9 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 24, 128])
 def program(request: pytest.FixtureRequest) -> tuple[int, dict[str, Registered]]:
-    return request.param, run_program(
-        numinst=request.param, vm={"diskSlots": 128, "memoryMib": 8192}, video={"cpuRequest": "10m"}
-    )
+    return request.param, of_count(request.param, storageHosts=1, vmsPerHost=1)
 
 
 def test_names_types_and_parents_stay(request: pytest.FixtureRequest) -> None:
@@ -103,3 +102,11 @@ def test_hugepages_are_the_targets_limit_and_reserved_before_the_node_is_made(ba
     else:
         assert target["resources"]["limits"] == {"memory": "1024Mi"}
         assert not reserved
+
+
+def test_spdks_source_is_the_pinned_release_unless_a_folder_is_named() -> None:
+    spdk = {"backend": "spdk"}
+    release, folder = (run_program(vhost=v)["images/spdk-source"] for v in (spdk, {**spdk, "source": "images"}))
+    assert release.inputs["build"]["args"]["SPDK_COMMIT"] == PINS["SPDK_COMMIT"]
+    assert release.inputs["skipPush"]
+    assert folder.inputs["environment"]["FOLDER"] == "images"
