@@ -49,7 +49,7 @@ class Preview:
             if severity == "error" and said != "preview failed":
                 self.errors.append(said)
             # a plugin on PATH is how a provider is found that this machine could not download
-            elif severity in ("info", "warning") and "from $PATH" not in said and said not in self.notes:
+            elif severity in ("info", "warning") and "from $PATH" not in said and said not in ("", *self.notes):
                 self.notes.append(said)
         elif "policyEvent" in event:
             found = event["policyEvent"]

@@ -49,6 +49,7 @@ def test_a_first_preview() -> None:
         made(
             said("info", "budget of worker1: 1 GiB\n"),
             said("info", "budget of worker1: 1 GiB\n"),
+            said("info", "\n"),
             said("debug", "registering resource"),
             said("warning", "using pulumi-resource-docker from $PATH at /somewhere"),
             step("create", "spdk-k8s:index:Video", "video", new={}),
