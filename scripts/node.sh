@@ -179,7 +179,7 @@ down() {
   systemctl daemon-reload
   if grep -qsx containerd "$STATE/packages"; then
     systemctl disable --now containerd 2>/dev/null || true
-    unmount_below /run/containerd
+    unmount /run/containerd
     rm -rf /var/lib/containerd /run/containerd /opt/containerd /etc/containerd
   else
     rmdir --ignore-fail-on-non-empty "$certs" 2>/dev/null || true
@@ -189,7 +189,8 @@ down() {
   [ ! -f "$STATE/sysctl" ] || sysctl -q -p "$STATE/sysctl" >/dev/null 2>&1 || true
 }
 
-unmount_below() { awk -v under="$1/" 'index($2, under) == 1 {print $2}' /proc/mounts | sort -r | xargs -rn1 umount -l || true; }
+# unmount FOLDER   and all below it: kubelet binds its folder to itself where the root is not shared
+unmount() { awk -v folder="$1" '$2 == folder || index($2, folder "/") == 1 {print $2}' /proc/mounts | sort -r | xargs -rn1 umount -l || true; }
 
 # What `kubeadm reset` leaves where it could not end well.
 remains() {
@@ -199,7 +200,7 @@ remains() {
     for name in $(ctr -n k8s.io containers list -q); do ctr -n k8s.io containers rm "$name" >/dev/null 2>&1 || true; done
     for name in $(ctr -n k8s.io images list -q); do ctr -n k8s.io images rm "$name" >/dev/null 2>&1 || true; done
   fi
-  unmount_below /var/lib/kubelet
+  unmount /var/lib/kubelet
   for name in $(ip netns list 2>/dev/null | awk '/^cni-/ {print $1}'); do ip netns del "$name" || true; done
   if [ -d /run/netns ] && [ -z "$(ls -A /run/netns)" ]; then
     umount -l /run/netns 2>/dev/null || true

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import unified_diff
 from typing import Any
 
 import pytest
@@ -189,7 +190,18 @@ def test_destroy_gives_the_servers_back_though_the_cluster_does_not_answer(
 ) -> None:
     plain.machines[0].shell("rm /etc/kubernetes/manifests/kube-apiserver.yaml")
     lab.stack.run("destroy", "--yes", "--skip-preview", timeout=600)
+    left = []
     for machine in plain.machines:
         after = state(plain, machine)
-        for where, as_it_was in before[machine.container].items():
-            assert after[where] == as_it_was, (machine.container, where)
+        for where, was in before[machine.container].items():
+            left += [f"{machine.container} {where} {line}" for line in difference(was, after[where])]
+    assert not left, "\n".join(left)
+
+
+def difference(before: Any, after: Any) -> list[str]:
+    """Lines that came or went."""
+    was, now = (
+        [f"{key} {value}" for key, value in sorted(of.items())] if isinstance(of, dict) else of
+        for of in (before, after)
+    )
+    return [line for line in unified_diff(was, now, n=0, lineterm="") if line[:2] not in ("--", "++", "@@")]
