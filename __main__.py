@@ -13,6 +13,7 @@ from components.cluster import Cluster, ClusterArgs, Versions
 from components.config import ConfigError, load
 from components.dev_machines import DevMachines, DevMachinesArgs
 from components.images import Images, ImagesArgs
+from components.lab_machines import LabMachines, LabMachinesArgs
 from components.pins import PINS
 from components.registry import Registry, RegistryArgs
 from components.render import NAMESPACE, VHOST, VIDEO, Disks, disk_path, mac_address, place
@@ -24,35 +25,42 @@ gc.freeze()  # what the SDKs bring stays to the end: a quarter of a second less,
 
 cpus = os.cpu_count() or 1
 try:
-    config = load(CONFIG.get(), cpus=cpus)
+    config = load(CONFIG.get(), cpus=cpus, preview=pulumi.runtime.is_dry_run())
 except ConfigError as error:
     raise pulumi.RunError(str(error)) from None
-backend, reason = config.backend(cpus=cpus, release="SPDK_RELEASE" in os.environ)
+where = config.machines
+backend, reason = config.backend(
+    cpus=cpus if isinstance(where, settings.Containers) else None, release="SPDK_RELEASE" in os.environ
+)
 
-machines = config.machines
-if not isinstance(machines, settings.Containers):
-    raise pulumi.RunError(
-        "spdk-k8s:machines.kind = ssh is not served yet; mend: pulumi config set --path machines.kind containers"
-    )
-nodes = machines.addresses
+nodes = where.addresses
 debian = f"debian:{PINS['DEBIAN']}-slim"
 engine = docker.Provider("engine")
 on_engine = pulumi.ResourceOptions(providers=[engine])
 
 # The machines: one code path behind the list of hosts.
-dev = DevMachines(
-    "dev",
-    DevMachinesArgs(
-        subnet=machines.subnet,
-        gateway=machines.gateway,
-        containers={name: nodes[name] for name in ("master", *machines.storage)},
-        guests={name: nodes[name] for name in config.vms},
-        base_image=debian,
-        memory_mib=config.memory_mib(backend),
-    ),
-    on_engine,
+machines = (
+    DevMachines(
+        "dev",
+        DevMachinesArgs(
+            subnet=where.subnet,
+            gateway=where.gateway,
+            containers={name: nodes[name] for name in ("master", *where.storage)},
+            guests=config.vms,
+            base_image=debian,
+            memory_mib=config.memory_mib(backend),
+        ),
+        on_engine,
+    )
+    if isinstance(where, settings.Containers)
+    else LabMachines(
+        "lab",
+        LabMachinesArgs(
+            hosts=where.hosts, guests=config.vms, needs={name: config.needs(name, backend) for name in where.hosts}
+        ),
+    )
 )
-master = dev.hosts["master"]
+master = machines.hosts["master"]
 
 # The private registry, and all that the nodes will ever need in it.
 registry = Registry("registry", RegistryArgs(host=master, port=config.registry.port, tls=config.registry.tls))
@@ -81,7 +89,6 @@ cluster = Cluster(
         registry_values=registry.node_values,
         pod_cidr=config.cluster.pod_cidr,
         service_cidr=config.cluster.service_cidr,
-        in_container=True,
     ),
 )
 namespace = kubernetes.core.v1.Namespace("namespace", metadata={"name": NAMESPACE}, opts=cluster.contents)
@@ -93,10 +100,10 @@ disks: dict[int, Disk] = {}
 vms: dict[str, WorkerVm] = {}
 joined: list[pulumi.Resource] = []
 targets: dict[str, list[int]] = {}  # vhost pod -> the instances whose disks it serves
-for number, (host_name, vm_names) in enumerate(machines.storage.items()):
-    host = dev.hosts[host_name]
+for number, (host_name, vm_names) in enumerate(where.storage.items()):
+    host = machines.hosts[host_name]
     prepared = cluster.prepare(host, hugepages=config.hugepages(backend))
-    host_joined = cluster.join(host, prepared, in_container=True)
+    host_joined = cluster.join(host, prepared)
     ordinals = [i for i, (vm, _) in enumerate(places) if config.vms[vm] in vm_names]
     pod = VHOST if number == 0 else f"{VHOST}-{host_name}"
     targets[pod] = ordinals
@@ -132,13 +139,14 @@ for number, (host_name, vm_names) in enumerate(machines.storage.items()):
             WorkerVmArgs(
                 host=host,
                 index=index,
+                nic=where.nic(host_name),
                 address=nodes[name],
-                prefix=machines.subnet.prefixlen,
-                gateway=machines.gateway,
-                nameservers=[str(nodes[host_name])],  # it passes questions on to the engine's resolver
-                authorized_key=dev.key("client", "public"),
-                host_private=dev.key(name, "private"),
-                host_public=dev.key(name, "public"),
+                prefix=where.prefix,
+                gateway=where.gateway,
+                nameservers=where.nameservers(host_name),
+                authorized_key=machines.keys.key("client", "public"),
+                host_private=machines.keys.key(name, "private"),
+                host_public=machines.keys.key(name, "public"),
                 guest=guest_image,
                 bundle=cluster.bundle,
                 registry=registry.address,
@@ -156,8 +164,10 @@ for number, (host_name, vm_names) in enumerate(machines.storage.items()):
                 after=[prepared],
             ),
         )
-        guest = dev.host(name, nodes[name], host.deleted_with, after=[vm.answers])
-        joined.append(cluster.join(guest, cluster.prepare(guest), in_container=False))
+        # it goes with its host, or where that stays with QEMU
+        gone_with = host.deleted_with or vm.running
+        guest = machines.keys.host(name, str(nodes[name]), via=host.via, deleted_with=gone_with, after=[vm.answers])
+        joined.append(cluster.join(guest, cluster.prepare(guest)))
         for i in ordinals:
             if config.vms[places[i][0]] == name:
                 port = places[i][1]
@@ -189,6 +199,6 @@ pulumi.export("nodes", {name: str(address) for name, address in nodes.items()})
 pulumi.export("vms", config.vms)
 pulumi.export("targets", targets)
 pulumi.export("disks", [{"node": disks[i].node, "path": disks[i].path} for i in range(config.numinst)])
-pulumi.export("sshKey", dev.key("client", "private"))
+pulumi.export("sshKey", machines.keys.key("client", "private"))
 pulumi.export("pages", video.pages)
 pulumi.export("streams", video.streams)

@@ -51,8 +51,6 @@ class ClusterArgs:
     """How a node pulls from it: Registry.node_values."""
     pod_cidr: IPv4Network
     service_cidr: IPv4Network
-    in_container: bool = False
-    """The master is a container: the kernel's settings are those of the machine below."""
 
 
 class Cluster(pulumi.ComponentResource):
@@ -121,14 +119,14 @@ class Cluster(pulumi.ComponentResource):
             "control_plane",
             {
                 "NODE": master.name,
-                "CONFIG": pulumi.Output.all(args.registry, *upstream.values()).apply(  # when they are all pushed
-                    lambda v: render.kubeadm_init(
+                "CONFIG": pulumi.Output.all(args.registry, master.in_container, *upstream.values()).apply(
+                    lambda v: render.kubeadm_init(  # when they are all pushed
                         version=versions.kubernetes,
-                        repository=v[0],
+                        repository=str(v[0]),
                         address=address,
                         pod_cidr=args.pod_cidr,
                         service_cidr=args.service_cidr,
-                        in_container=args.in_container,
+                        in_container=bool(v[1]),
                     )
                 ),
             },
@@ -189,7 +187,7 @@ class Cluster(pulumi.ComponentResource):
             depends_on=reserved,
         )
 
-    def join(self, host: Host, prepared: pulumi.Resource, *, in_container: bool = False) -> pulumi.Resource:
+    def join(self, host: Host, prepared: pulumi.Resource) -> pulumi.Resource:
         """Make `host` a node, labelled type1=NAME; done when it is Ready."""
         joined = host.run(
             f"{host.name}-join",
@@ -197,12 +195,12 @@ class Cluster(pulumi.ComponentResource):
             {
                 "NODE": host.name,
                 "KUBECONFIG_TEXT": self.kubeconfig,
-                "CONFIG": self._ca_hash.apply(
-                    lambda ca_hash: render.kubeadm_join(
+                "CONFIG": pulumi.Output.all(host.in_container, self._ca_hash).apply(
+                    lambda v: render.kubeadm_join(
                         node=host.name,
                         api_server=self._api_server,
-                        ca_hash=ca_hash,
-                        in_container=in_container,
+                        ca_hash=str(v[1]),
+                        in_container=bool(v[0]),
                     )
                 ),
             },

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from components import rules, schema
 from components.rules import Problem, put, remove
-from components.settings import NAMESPACE, Settings
+from components.settings import CONFIG_VERSION, NAMESPACE, Settings
 
 
 class ConfigError(ValueError):
@@ -26,14 +26,19 @@ class ConfigError(ValueError):
         )
 
 
-def load(raw: Mapping[str, str], *, cpus: int | None = None) -> Settings:
+def load(raw: Mapping[str, str], *, cpus: int | None = None, preview: bool = False) -> Settings:
     """`raw`: the stack's config, full key -> text as Pulumi gives it (JSON for structures). cpus: of this machine.
+    preview: no machine will be reached, so keys that log in may be missing.
 
     Raises ConfigError with every broken rule at once. Keys of other namespaces are not ours to judge.
     """
     values = {
         key.removeprefix(f"{NAMESPACE}:"): _parse(text) for key, text in raw.items() if key.startswith(f"{NAMESPACE}:")
     }
+    version = values.get("configVersion")
+    if isinstance(version, int) and version > CONFIG_VERSION:  # whatever else it says is not for this one to judge
+        rule = f"is newer than this checkout, which knows version {CONFIG_VERSION}"
+        raise ConfigError([str(Problem("configVersion", version, rule, "git pull && make setup"))])
     machines = values.get("machines")
     if isinstance(machines, dict):
         cast(dict[str, Any], machines).setdefault("kind", "containers")
@@ -45,7 +50,7 @@ def load(raw: Mapping[str, str], *, cpus: int | None = None) -> Settings:
         problems += map(_explain, found)
         settings = _mended(values, found)
     if settings:
-        problems += rules.broken(settings, cpus)
+        problems += rules.broken(settings, cpus, preview=preview)
     if problems or not settings:
         raise ConfigError([str(problem) for problem in problems])
     return settings
@@ -85,16 +90,18 @@ def _mend(place: Place, *, missing: bool = False) -> str:
     key, node = _key(place), schema.at(place)
     if missing and "properties" in node:
         return " && ".join(_mend((*place, name), missing=True) for name in node.get("required", ()))
+    if place[-1] in KEYS:
+        return put(key, "")
     default = node.get("default")
     # `pulumi config set` of true where there is text leaves text
     if isinstance(default, (str, int)) and not isinstance(default, bool):
         return put(key, default)
     if missing or isinstance(place[-1], int) or ("properties" not in node and _required(place)):
-        return put(key, next(iter(node.get("examples", ())), EXAMPLES.get(place[-1], "…")))
+        return put(key, next(iter(node.get("examples", ())), "…"))
     return remove(key)
 
 
-EXAMPLES: dict[str | int, str] = {"hostKey": "ssh-ed25519 AAAA…"}
+KEYS = ("hostKey", "privateKey")  # put knows where they are
 
 
 def _required(place: Place) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components.hosts import Host
+from components.hosts import Host, Keys
 from components.images import content_tag
 
 
@@ -23,8 +22,8 @@ class DevMachinesArgs:
     """Name -> address of the machines to make."""
     base_image: str
     """Debian's, for the machines' own image."""
-    guests: Mapping[str, IPv4Address] = field(default_factory=dict[str, IPv4Address])
-    """Name -> address of the VMs that will run on them: their host keys are made here too."""
+    guests: Sequence[str] = ()
+    """Names of the VMs that will run on them: their host keys are made here too."""
     memory_mib: int = 0
     """What all of it needs, MiB; refused where this machine has less."""
 
@@ -32,7 +31,7 @@ class DevMachinesArgs:
 class DevMachines(pulumi.ComponentResource):
     """Containers of the Docker engine here, as hosts that boot systemd and answer SSH.
 
-    hosts: name -> Host of each container. `key` gives the keys, `host` makes a Host of a guest.
+    hosts: name -> Host of each container. keys: of them and of the guests.
 
     ```python
     from ipaddress import IPv4Address, IPv4Network
@@ -66,15 +65,7 @@ class DevMachines(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=child,
         )
-        names = [*args.containers, *args.guests]
-        keys = local.Command(
-            f"{name}-keys",
-            create=f"exec scripts/keys.sh client {' '.join(names)}",
-            logging=local.Logging.NONE,
-            add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight], additional_secret_outputs=["stdout"]),
-        )
-        self._keys = pulumi.Output.secret(keys.stdout).apply(json.loads)
+        self.keys = Keys(name, [*args.containers, *args.guests], parent=self, depends_on=[preflight])
 
         tag = content_tag("node", args.base_image, "machine")
         image = docker.Image(
@@ -116,39 +107,18 @@ class DevMachines(pulumi.ComponentResource):
                 uploads=[
                     docker.ContainerUploadArgs(
                         file="/root/.ssh/authorized_keys",
-                        content=self.key("client", "public"),
+                        content=self.keys.key("client", "public"),
                         permissions="0600",
                     ),
                     docker.ContainerUploadArgs(
                         file="/etc/ssh/ssh_host_ed25519_key",
-                        content=self.key(machine, "private"),
+                        content=self.keys.key(machine, "private"),
                         permissions="0600",
                     ),
                 ],
                 must_run=True,
                 opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
             )
-            host = self.host(machine, address, container, after=[container])
-            booted = host.run(f"{machine}-ready", "ready", parent=self, undo="never")
-            self.hosts[machine] = replace(host, after=[booted])
+            host = self.keys.host(machine, str(address), deleted_with=container, after=[container])
+            self.hosts[machine] = host.gated(parent=self)
         self.register_outputs({"hosts": {name: host.address for name, host in self.hosts.items()}})
-
-    def key(self, name: str, part: str) -> pulumi.Output[str]:
-        """Half of a key pair ("private" or "public"), secret. "client" is the stack's own."""
-        return self._keys.apply(lambda k: str(k[name][part]))
-
-    def host(
-        self,
-        name: str,
-        address: IPv4Address,
-        machine: pulumi.Resource | None,
-        after: list[pulumi.Resource] | None = None,
-    ) -> Host:
-        return Host(
-            name=name,
-            address=str(address),
-            host_key=self.key(name, "public"),
-            private_key=self.key("client", "private"),
-            deleted_with=machine,
-            after=after or [],
-        )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import pulumi
-from pulumi_command import remote
+from pulumi_command import local, remote
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -29,15 +31,21 @@ class Host:
     """A machine that scripts run on as root.
 
     `private_key` and every value of a step may be secret: they travel on stdin and are encrypted in the state.
+    `user`: root, or one with sudo that asks for no password. `via`: the machine to go through.
+    `in_container`: what the machine shows, see scripts/ready.sh.
     `deleted_with`: the resource whose deletion makes this machine's own undo steps pointless.
+    `dial_attempts`: how often a connection is tried, a few seconds apart.
     """
 
     name: str
     address: pulumi.Input[str]
     host_key: pulumi.Input[str]
-    private_key: pulumi.Input[str]
+    private_key: pulumi.Input[str] | None
     user: str = "root"
     port: int = 22
+    via: remote.ProxyConnectionArgs | None = None
+    in_container: pulumi.Input[bool] = False
+    dial_attempts: int = 60
     deleted_with: pulumi.Resource | None = None
     after: Sequence[pulumi.Resource] = field(default=())
 
@@ -49,16 +57,17 @@ class Host:
         *,
         parent: pulumi.Resource,
         timeout: int = 600,
-        dial_attempts: int = 60,
         undo: Literal["never", "with the machine", "always"] = "with the machine",
+        looks_only: bool = False,
         depends_on: Sequence[pulumi.Resource] = (),
     ) -> remote.Command:
         """Run scripts/`step`.sh on this machine: `up` at create and update, `down` at delete.
 
         undo: "with the machine": not when the machine itself goes. timeout: seconds for the whole step.
-        dial_attempts: how often a connection is tried, a few seconds apart.
+        looks_only: as the plain user, and told the time here (NOW) when it runs first, for a look at the clock there.
         """
-        sudo = "" if self.user == "root" else "sudo -n "
+        sudo = "" if self.user == "root" or looks_only else "sudo -n "
+        now = f"env NOW={int(time.time())} " if looks_only else ""
         shell = f"{sudo}timeout -k 10 {timeout} bash -s"
         stdin = pulumi.Output.from_input(dict(values or {})).apply(
             lambda v: script(step, {k: str(x) for k, x in v.items()})
@@ -72,9 +81,10 @@ class Host:
                 private_key=self.private_key,
                 host_key=self.host_key,
                 per_dial_timeout=15,
-                dial_error_limit=dial_attempts,
+                dial_error_limit=self.dial_attempts,
+                proxy=self.via,
             ),
-            create=f"{shell} up",
+            create=f"{now}{shell} up",
             update=f"{shell} up",
             delete=f"{shell} down" if undo != "never" else None,
             stdin=stdin,
@@ -85,5 +95,58 @@ class Host:
                 depends_on=[*self.after, *depends_on],
                 deleted_with=None if undo == "always" else self.deleted_with,
                 additional_secret_outputs=["stdout"],
+                ignore_changes=["create"] if looks_only else None,
             ),
+        )
+
+    def gated(self, *, parent: pulumi.Resource) -> Host:
+        """This machine with a gate before every later step: it has booted, and is this stack's from then on."""
+        owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
+        ready = self.run(f"{self.name}-ready", "ready", {"OWNER": owner}, parent=parent)
+        shown = pulumi.Output.unsecret(ready.stdout)
+        return replace(self, after=[ready], in_container=shown.apply(lambda kind: kind == "container"))
+
+
+class Keys:
+    """One SSH key pair for the stack, "client", a host key for each of `machines`, and those as hosts."""
+
+    def __init__(
+        self,
+        name: str,
+        machines: Iterable[str],
+        *,
+        parent: pulumi.Resource,
+        depends_on: Sequence[pulumi.Resource] = (),
+    ) -> None:
+        made = local.Command(
+            f"{name}-keys",
+            create=f"exec scripts/keys.sh client {' '.join(machines)}",
+            logging=local.Logging.NONE,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on, additional_secret_outputs=["stdout"]),
+        )
+        self._keys = pulumi.Output.secret(made.stdout).apply(json.loads)
+
+    def key(self, name: str, part: Literal["private", "public"]) -> pulumi.Output[str]:
+        """Half of a key pair, secret."""
+        return self._keys.apply(lambda k: str(k[name][part]))
+
+    def host(
+        self,
+        name: str,
+        address: pulumi.Input[str],
+        *,
+        via: remote.ProxyConnectionArgs | None = None,
+        deleted_with: pulumi.Resource,
+        after: Sequence[pulumi.Resource] = (),
+    ) -> Host:
+        """A machine that has its keys from here."""
+        return Host(
+            name,
+            address,
+            host_key=self.key(name, "public"),
+            private_key=self.key("client", "private"),
+            via=via,
+            deleted_with=deleted_with,
+            after=after,
         )

@@ -17,6 +17,7 @@ from components.settings import (
     VM_RESERVED_MILLICPU,
     Containers,
     Settings,
+    Ssh,
     whole_pages,
 )
 
@@ -36,7 +37,9 @@ class Problem:
 
 
 def put(key: str, value: object) -> str:
-    """The command that sets `key`."""
+    """The command that sets `key`; keys of machines are read from where they are."""
+    if key.endswith("hostKey"):
+        return f"pulumi config set {_path(key)} \"$(ssh-keyscan -t ed25519 ADDRESS | cut -d' ' -f2-)\""
     if key.endswith("privateKey"):
         return f"pulumi config set --secret {_path(key)} <~/.ssh/id_ed25519"
     return f"pulumi config set {_path(key)} {shlex.quote(str(value))}"
@@ -51,9 +54,11 @@ def _path(key: str) -> str:
     return f"--path {shlex.quote(key)}" if re.search(r"[.[]", key) else key
 
 
-def broken(s: Settings, cpus: int | None = None) -> Iterator[Problem]:
-    """Every broken rule. cpus: of the machine that the dev stack's containers are on."""
+def broken(s: Settings, cpus: int | None = None, *, preview: bool = False) -> Iterator[Problem]:
+    """Every broken rule. cpus: of the machine that the dev stack's containers are on. preview: nobody logs in."""
     yield from _networks(s)
+    if isinstance(s.machines, Ssh):
+        yield from _servers(s.machines, preview=preview)
     yield from _disks(s)
     yield from _devices(s)
     yield from _cores(s, cpus if isinstance(s.machines, Containers) else None)
@@ -107,6 +112,27 @@ def _networks(s: Settings) -> Iterator[Problem]:
             yield Problem(
                 key, address.network_address, "every machine needs an address of its own", put(key, next(free))
             )
+
+
+def _servers(machines: Ssh, *, preview: bool) -> Iterator[Problem]:
+    """The VM is connected to worker1's card, so they are in one network; keys to log in."""
+    network = IPv4Network(f"{machines.gateway}/{machines.prefix}", strict=False)
+    of_worker1 = IPv4Network(f"{machines.worker1.address}/{machines.prefix}", strict=False)
+    first = [of_worker1[i] for i in range(1, 7)]
+    if network != of_worker1:
+        rule = f"must be in worker1's network, {of_worker1}: the VM is connected to worker1's card"
+        free = next(a for a in first if a not in machines.addresses.values())
+        yield Problem("machines.worker2.gateway", machines.gateway, rule, put("machines.worker2.gateway", free))
+    taken = {*machines.addresses.values(), machines.gateway}
+    if machines.worker2.address not in of_worker1 or machines.worker2.address == machines.gateway:
+        rule = f"must be a free address in worker1's network, {of_worker1}"
+        free = next(a for a in first if a not in taken)
+        yield Problem("machines.worker2.address", machines.worker2.address, rule, put("machines.worker2.address", free))
+    for name, host in () if preview else machines.hosts.items():
+        for key, server in ((name, host), (f"{name}.jumpHost", host.jump_host)):
+            if server and not server.private_key:
+                key = f"machines.{key}.privateKey"
+                yield Problem(key, None, "is required, except in a preview", put(key, ""))
 
 
 def _prefix(addresses: int) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic.alias_generators import to_camel
 
 NAMESPACE = "spdk-k8s"
+CONFIG_VERSION = 1  # raised when a key of earlier checkouts goes, or means something else
 MAX_INSTANCES = 128
 
 
@@ -72,6 +73,8 @@ Cpu = Annotated[
     Field(pattern=_CPU),
     _form(_CPU, "must be whole CPUs (2) or thousandths of one (500m)", type=["string", "integer"], minimum=1),
 ]
+_HOST_KEY = r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) AAAA[0-9A-Za-z+/]*={0,2}( .*)?$"
+_PRIVATE_KEY = r"^-----BEGIN [A-Z ]*PRIVATE KEY-----\n"
 HugepageSize = Literal["none", "2Mi", "1Gi"]
 HUGEPAGE_MIB = {"none": 1, "2Mi": 2, "1Gi": 1024}
 
@@ -105,25 +108,59 @@ class Containers(Model):
         names = ["master", *(n for host, vms in self.storage.items() for n in (host, *vms))]
         return {name: self.subnet[i] for i, name in enumerate(names, 2)}
 
+    @property
+    def prefix(self) -> int:
+        return self.subnet.prefixlen
 
-class SshHost(Model):
-    """A machine that exists already."""
+    def nameservers(self, host: str) -> list[str]:
+        """Of the VMs on `host`: it passes questions on to the engine's resolver."""
+        return [str(self.addresses[host])]
+
+    def nic(self, host: str) -> str:
+        """For the VMs on `host`."""
+        return ""
+
+
+class SshServer(Model):
+    """How to log in to a machine that exists already."""
 
     address: Address
-    user: str = "root"
+    """The machine's own: the others reach it there too."""
+    user: Annotated[str, _text(r"^[a-z_][a-z0-9_-]*$", "must be the name of a user", "root")] = "root"
+    """root, or one with sudo that asks for no password."""
     port: Port = 22
-    host_key: str = Field(pattern=r"^(ssh-|ecdsa-)\S+ \S+")
-    private_key: str = Field(repr=False)
-    nic: str = ""
-    """Network card that carries `address`; empty: the one with the default route."""
+    """Of SSH."""
+    host_key: Annotated[str, _text(_HOST_KEY, "must be a public key as ssh-keyscan prints it: ssh-ed25519 AAAA…", "")]
+    """The machine's public key: what ssh-keyscan prints, without the address."""
+    private_key: (
+        Annotated[
+            str, _text(_PRIVATE_KEY, "must be a private key: a file that begins with -----BEGIN … PRIVATE KEY-----", "")
+        ]
+        | None
+    ) = Field(default=None, repr=False)
+    """Of the user, a secret; up wants it, a preview does without."""
+
+
+class SshHost(SshServer):
+    """A machine that becomes a node."""
+
+    jump_host: SshServer | None = None
+    """A machine to go through where there is no direct way."""
+    nic: Annotated[str, _text(r"^[\w.-]{0,15}$", "must be the name of a network card", "eth0")] = ""
+    """Network card for the VM, or a bridge that has one; none: the card that carries the address."""
 
 
 class SshGuest(Model):
-    """The worker VM's place in the hosts' network."""
+    """The worker VM's place in the network of worker1."""
 
     address: Address
+    """A free one in worker1's network."""
     gateway: Address
-    prefix: Annotated[int, Field(ge=8, le=30)] = 24
+    """Of that network."""
+    prefix: Annotated[int, Field(ge=8, le=29)] = 24
+    """Its length."""
+    nameservers: Annotated[tuple[Address, ...], BeforeValidator(_tuple)] = ()
+    """None: the gateway."""
 
 
 class Ssh(Model):
@@ -133,6 +170,26 @@ class Ssh(Model):
     master: SshHost
     worker1: SshHost
     worker2: SshGuest
+
+    @property
+    def hosts(self) -> dict[str, SshHost]:
+        return {"master": self.master, "worker1": self.worker1}
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return self.worker2.gateway
+
+    @property
+    def prefix(self) -> int:
+        return self.worker2.prefix
+
+    def nameservers(self, host: str) -> list[str]:
+        """Of the VM on `host`."""
+        return [str(n) for n in self.worker2.nameservers or (self.gateway,)]
+
+    def nic(self, host: str) -> str:
+        """For the VM on `host`."""
+        return self.hosts[host].nic
 
     @property
     def storage(self) -> dict[str, list[str]]:
@@ -255,6 +312,8 @@ class Video(Model):
 class Settings(Model):
     """The whole config of a stack."""
 
+    config_version: Annotated[int, Field(ge=1, le=CONFIG_VERSION)] = CONFIG_VERSION
+    """Of these keys; a config of a newer checkout is refused as such."""
     numinst: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] = 3
     """Instances: each is a disk and a video pod."""
     machines: Annotated[Containers | Ssh, Field(discriminator="kind")] = Containers()
@@ -321,6 +380,36 @@ class Settings(Model):
             wanted[self.vhost.hugepage_size] = wanted.get(self.vhost.hugepage_size, 0) + self.vhost_memory_mib
         return {size: -(-mib // HUGEPAGE_MIB[size]) for size, mib in wanted.items() if size != "none"}
 
+    def needs(self, host: str, backend: str) -> dict[str, str]:
+        """What scripts/preflight.sh must find on `host`, one that exists already."""
+        machines = self.machines
+        nodes = machines.addresses
+        needs = {
+            "ADDRESS": str(nodes[host]),
+            "REGISTRY": f"{nodes['master']}:{self.registry.port}",
+            "PORTS": "10248 10249 10250 10256",
+            "CPUS": "2",
+            "MEMORY_MIB": str(CONTROL_PLANE_MIB),
+            "DISK_MIB": "6144",
+        }
+        if host == "master":
+            needs["PORTS"] += f" {self.registry.port} 6443 2379 2380 2381 10257 10259"
+        if vms := machines.storage.get(host):
+            polled = self.vhost.cores if backend == "spdk" else ()
+            at_once = polled and self.vhost.hugepage_size != "none"
+            target = self.vhost_memory_mib if at_once else self.vhost_need_mib(self.per_host)
+            pages = self.hugepages(backend)
+            needs |= {
+                "CPUS": str(max(len(polled) + 1, *(core + 1 for core in polled), 1)),  # all of them, and one more
+                "MEMORY_MIB": str(target + self.vm.memory_mib * len(vms) + NODE_MIB),
+                "DISK_MIB": str(4096 + 4096 * len(vms)),
+                "HUGEPAGES": " ".join(f"{size}={count}" for size, count in pages.items()),
+                "ACCEL": self.vm.accel,
+                "VMS": " ".join(str(nodes[vm]) for vm in vms),
+                "NIC": machines.nic(host),
+            }
+        return needs
+
     def budget(self, backend: str) -> str:
         """What worker1 must have, in words."""
         pages = [f"{count} hugepages of {size}" for size, count in self.hugepages(backend).items()]
@@ -329,16 +418,18 @@ class Settings(Model):
             f" {self.vhost.disk_mib} MiB, VM {self.vm.memory_mib} MiB; {' and '.join(pages) or 'no hugepages'}"
         )
 
-    def backend(self, *, cpus: int, release: bool) -> tuple[Literal["spdk", "qemu-storage-daemon"], str]:
+    def backend(self, *, cpus: int | None, release: bool) -> tuple[Literal["spdk", "qemu-storage-daemon"], str]:
         """The vhost backend in use, and why.
 
-        cpus: of the machine that worker1 is on. release: SPDK's release can be fetched.
+        cpus: of the machine that worker1 is on, if that is known. release: SPDK's release can be fetched.
         """
         if self.vhost.backend != "auto":
             return self.vhost.backend, "it is configured"
         if not (release or self.vhost.source):
             return "qemu-storage-daemon", "SPDK's release cannot be reached and vhost.source names no folder"
         polled = len(self.vhost.cores)
+        if cpus is None:
+            return "spdk", "its source can be had"
         if cpus < (need := self.vm.vcpus + 1 + polled):
             return "qemu-storage-daemon", f"SPDK polls on a core of its own, and {cpus} CPUs are less than {need}"
         if cpus <= (last := max(self.vhost.cores, default=0)):
@@ -352,6 +443,8 @@ def whole_pages(mib: int, size: HugepageSize) -> int:
     return -(-mib // page) * page
 
 
+NODE_MIB = 512  # kubelet, containerd and what they run beside
+CONTROL_PLANE_MIB = 1700  # as kubeadm wants it
 NODES_MIB = 1536  # control plane, kubelets and registry of a dev stack
 VHOST_OVERHEAD_MIB = 256
 VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers, see render.spdk_config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Literal
 
@@ -36,8 +36,8 @@ class WorkerVmArgs:
     registry: pulumi.Input[str]
     """ "address:port" of the images."""
     prefix: int = 24
-    nic: str = "eth0"
-    """The host's network card that the VM's bridge takes over."""
+    nic: str = ""
+    """The host's network card that the VM's bridge takes over, or a bridge; empty: the card with the host's address."""
     index: int = 0
     """Number of this VM on its host."""
     preload: Sequence[pulumi.Input[str]] = ()
@@ -103,7 +103,7 @@ class WorkerVm(pulumi.ComponentResource):
         super().__init__("spdk-k8s:index:WorkerVm", name, None, opts)
         self._name, self._host = name, args.host
         self._vm = "vm" if args.index == 0 else f"vm-{args.index + 1}"  # on its host
-        tap = f"tap{args.index}"
+        tap = f"tap-spdk-k8s-{args.index}"
         user_data = pulumi.Output.all(args.authorized_key, args.host_private, args.host_public).apply(
             lambda v: render.cloud_init_user_data(
                 hostname=name,
@@ -145,9 +145,10 @@ class WorkerVm(pulumi.ComponentResource):
                 ),
                 "QUEUES": str(args.queues),
                 "SOCKETS": render.SOCKETS,
-                "BRIDGE": "br0",
+                "BRIDGE": "br-spdk-k8s",
                 "TAP": tap,
                 "NIC": args.nic,
+                "HOST_ADDRESS": args.host.address,
                 "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
                 "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
             },
@@ -168,7 +169,7 @@ class WorkerVm(pulumi.ComponentResource):
     def disk(self, ordinal: int, *, port: int, vhost: pulumi.Resource) -> pulumi.Resource:
         """Disk `ordinal` behind root port number `port`: listed for every start of the VM, and plugged into the running
         one; its undo unplugs it."""
-        return self._host.run(
+        return replace(self._host, deleted_with=self._host.deleted_with or self.running).run(
             f"{self._name}-disk-{ordinal}",
             "vm_disk",
             {"VM": self._vm, "ORDINAL": str(ordinal), "SLOT": str(port)},

@@ -5,8 +5,10 @@ kubeconfig=/etc/kubernetes/admin.conf
 
 step() {
   if [ "$1" = down ]; then
-    kubeadm reset --force --cleanup-tmp-dir >&2 || true
-    rm -rf /root/.kube /var/lib/etcd /var/log/spdk-k8s-kubeadm.log
+    timeout 180 kubeadm reset --force --cleanup-tmp-dir >&2 || true
+    [ "$(readlink /root/.kube/config)" != $kubeconfig ] || rm -rf /root/.kube/config /root/.kube/cache
+    rmdir /root/.kube 2>/dev/null || true
+    rm -rf /var/lib/etcd /var/log/spdk-k8s-kubeadm.log "$STATE/control-plane"
     return
   fi
   write 0600 /etc/kubernetes/kubeadm.yaml <<<"$CONFIG" || true
@@ -23,7 +25,8 @@ step() {
   fi
   install -d "$STATE"
   touch "$STATE/control-plane"
-  install -D -m 0600 $kubeconfig /root/.kube/config
+  install -d -m 0700 /root/.kube
+  [ -e /root/.kube/config ] || ln -s $kubeconfig /root/.kube/config # not over one of the user's own
   wait_for 120 "node $NODE to be Ready" node_ready
   kubectl --kubeconfig $kubeconfig label --overwrite node "$NODE" "type1=$NODE" >&2
   jq -nc --rawfile kubeconfig $kubeconfig --arg caHash "sha256:$(ca_hash)" '{$kubeconfig, $caHash}'

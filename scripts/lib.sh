@@ -46,19 +46,37 @@ write() {
   mv -f "$new" "$file"
 }
 
-# packages NAME...   installs what is missing, and remembers it for the undo
+# packages NAME...   installs what is missing, and remembers everything that came with it for the undo
 packages() {
-  local name missing=() installed
-  installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null || true)
+  local name missing=() before code=0
+  before=$(installed)
   for name in "$@"; do
-    [[ $'\n'$installed$'\n' == *$'\n'"$name installed"$'\n'* ]] || missing+=("$name")
+    grep -qx "$name" <<<"$before" || missing+=("$name")
   done
   ((${#missing[@]})) || return 0
   say "installing ${missing[*]}"
   apt-get -qq update >&2
-  apt-get -qq install -y --no-install-recommends "${missing[@]}" >&2
+  # nothing of the machine's own is taken away for it
+  apt-get -qq install -y --no-install-recommends --no-remove -o DPkg::Lock::Timeout=120 -o APT::Keep-Downloaded-Packages=false \
+    "${missing[@]}" >>/var/log/spdk-k8s-apt.log 2>&1 || code=$?
   install -d "$STATE"
-  printf '%s\n' "${missing[@]}" >>"$STATE/packages"
+  comm -13 <(printf '%s\n' "$before") <(installed) >>"$STATE/packages"
+  if ((code)); then
+    tail -n 20 /var/log/spdk-k8s-apt.log >&2
+    fail "apt-get cannot install ${missing[*]} on $(hostname)"
+  fi
+  rm -f /var/log/spdk-k8s-apt.log
+}
+installed() { dpkg-query -W -f '${Package} ${db:Status-Status}\n' | sed -n 's/ installed$//p' | sort -u; }
+
+# keep FILE   before a step first writes over a file of the machine's own; give_back puts it where it was, or ours away
+keep() {
+  if [ -e "$STATE/kept$1" ] || [ -e "$STATE/kept$1.none" ]; then return; fi
+  install -d "$(dirname "$STATE/kept$1")"
+  if [ -e "$1" ]; then cp -a "$1" "$STATE/kept$1"; else touch "$STATE/kept$1.none"; fi
+}
+give_back() {
+  if [ -e "$STATE/kept$1" ]; then mv "$STATE/kept$1" "$1"; elif [ -e "$STATE/kept$1.none" ]; then rm -f "$1" "$STATE/kept$1.none"; fi
 }
 
 # enable UNIT   at boot; asking first, because enabling reloads systemd, which an emulated CPU feels

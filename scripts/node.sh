@@ -11,6 +11,7 @@ step() {
   fi
   # shellcheck disable=SC2086 # a list of names
   packages $PACKAGES
+  as_found
   kernel
   registry_access
   containerd_config
@@ -19,11 +20,17 @@ step() {
   cni
 }
 
+# What kubelet, kube-proxy and these steps change until a reboot: noted before, for the undo.
+sysctls=(net.ipv4.ip_forward net.ipv4.conf.all.route_localnet fs.inotify.max_user_instances
+  vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops)
+as_found() {
+  [ ! -f "$STATE/sysctl" ] || return 0
+  install -d "$STATE"
+  nft list tables >"$STATE/nft-tables"
+  sysctl "${sysctls[@]}" >"$STATE/sysctl" 2>/dev/null || true
+}
+
 kernel() {
-  if swapon --show --noheadings 2>/dev/null | grep -q . && ! is_container; then
-    swapoff -a # kubelet refuses to run beside swap; a reboot would bring it back:
-    sed -i.spdk-k8s -E '/^[^#].*\sswap\s/s/^/#spdk-k8s# /' /etc/fstab
-  fi
   modprobe -qa overlay br_netfilter || true # built in, or loaded by the machine below a container
   write 0644 /etc/modules-load.d/spdk-k8s.conf <<<$'overlay\nbr_netfilter' || true
   write 0644 /etc/sysctl.d/90-spdk-k8s.conf <<<$'net.ipv4.ip_forward = 1' || true
@@ -35,6 +42,17 @@ registry_access() {
   local dir=$certs/$REGISTRY
   [ -z "${REGISTRY_CA:-}" ] || write 0644 "$dir/ca.crt" <<<"$REGISTRY_CA" || true
   write 0600 "$dir/hosts.toml" <<<"$REGISTRY_HOSTS" || true
+  local answer url
+  url=$(sed -n 's/^server = "\(.*\)"$/\1/p' <<<"$REGISTRY_HOSTS")
+  answer=$(sed -n 's/.*"Basic \(.*\)".*/header = "Authorization: Basic \1"/p' <<<"$REGISTRY_HOSTS" |
+    curl -s -o /dev/null -w '%{http_code}' --max-time 20 --retry 3 --retry-connrefused --noproxy '*' -K - \
+      ${REGISTRY_CA:+--cacert "$dir/ca.crt"} "$url/v2/") || true
+  case $answer in
+  200) ;;
+  401 | 403) fail "the registry $REGISTRY does not let $(hostname) in: its password is another one than the stack's;" \
+    "mend: pulumi up --replace '**::registry'" ;;
+  *) fail "the registry $REGISTRY does not answer $(hostname) as it should ($answer); on master: systemctl status docker-registry" ;;
+  esac
 }
 
 containerd_config() {
@@ -42,6 +60,7 @@ containerd_config() {
   if [ "$(cgroup_driver)" = cgroupfs ]; then systemd_cgroup=false; fi
   # without CAP_SYS_RESOURCE nothing may lower its OOM score
   if ! may_sys_resource; then restrict=true; fi
+  keep /etc/containerd/config.toml
   if write 0644 /etc/containerd/config.toml <<EOF; then systemctl restart containerd; fi
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -150,21 +169,68 @@ EOF
 
 down() {
   systemctl disable --now kubelet spdk-k8s-routes 2>/dev/null || true
-  awk '/^ip route replace/ {print $4}' /usr/local/lib/spdk-k8s/routes 2>/dev/null | xargs -rn1 ip route del 2>/dev/null || true
+  remains
+  network_down
   [ ! -x /usr/local/bin/kubelet ] || rm -f /usr/local/bin/{kubelet,kubeadm,kubectl}
   rm -rf /opt/cni /etc/cni /var/lib/cni "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s \
-    /etc/default/kubelet /etc/systemd/system/kubelet.service* /etc/systemd/system/spdk-k8s-routes.service \
-    /etc/modules-load.d/spdk-k8s.conf /etc/sysctl.d/90-spdk-k8s.conf
-  ip link del cni0 2>/dev/null || true
-  if [ -f /etc/fstab.spdk-k8s ]; then
-    sed -i 's/^#spdk-k8s# //' /etc/fstab
-    rm -f /etc/fstab.spdk-k8s
-    swapon -a
-  fi
+    /usr/libexec/kubernetes /etc/default/kubelet /etc/systemd/system/kubelet.service* \
+    /etc/systemd/system/spdk-k8s-routes.service /etc/modules-load.d/spdk-k8s.conf /etc/sysctl.d/90-spdk-k8s.conf \
+    /var/log/pods /var/log/containers /var/tmp/vhost.* # the last ones are the vhost pod's
   systemctl daemon-reload
-  if [ -f "$STATE/packages" ]; then
+  if grep -qsx containerd "$STATE/packages"; then
     systemctl disable --now containerd 2>/dev/null || true
-    xargs -a "$STATE/packages" apt-get -qq purge -y --autoremove >&2
+    unmount /run/containerd
+    rm -rf /var/lib/containerd /run/containerd /opt/containerd /etc/containerd
+  else
+    rmdir --ignore-fail-on-non-empty "$certs" 2>/dev/null || true
+    give_back /etc/containerd/config.toml
+    systemctl try-restart containerd 2>/dev/null || true
   fi
-  rm -rf "$STATE"
+  [ ! -f "$STATE/sysctl" ] || sysctl -q -p "$STATE/sysctl" >/dev/null 2>&1 || true
+}
+
+# unmount FOLDER   and all below it: kubelet binds its folder to itself where the root is not shared
+unmount() { awk -v folder="$1" '$2 == folder || index($2, folder "/") == 1 {print $2}' /proc/mounts | sort -r | xargs -rn1 umount -l || true; }
+
+# What `kubeadm reset` leaves where it could not end well.
+remains() {
+  local name
+  if systemctl is-active --quiet containerd; then
+    for name in $(ctr -n k8s.io tasks list -q); do ctr -n k8s.io tasks rm -f "$name" >/dev/null 2>&1 || true; done
+    for name in $(ctr -n k8s.io containers list -q); do ctr -n k8s.io containers rm "$name" >/dev/null 2>&1 || true; done
+    for name in $(ctr -n k8s.io images list -q); do ctr -n k8s.io images rm "$name" >/dev/null 2>&1 || true; done
+  fi
+  unmount /var/lib/kubelet
+  for name in $(ip netns list 2>/dev/null | awk '/^cni-/ {print $1}'); do ip netns del "$name" || true; done
+  if [ -d /run/netns ] && [ -z "$(ls -A /run/netns)" ]; then
+    umount -l /run/netns 2>/dev/null || true
+    rmdir /run/netns 2>/dev/null || true
+  fi
+}
+
+# Links, routes and rules of the pods' network: ours, kubelet's, kube-proxy's and the CNI plugins'.
+network_down() {
+  local table chain family command rules
+  awk '/^ip route replace/ {print $4}' /usr/local/lib/spdk-k8s/routes 2>/dev/null | xargs -rn1 ip route del 2>/dev/null || true
+  ip link del cni0 2>/dev/null || true
+  for table in 'ip spdk-k8s' 'ip spdk-k8s-dns' 'ip kube-proxy' 'ip6 kube-proxy'; do
+    # shellcheck disable=SC2086 # family and name
+    nft delete table $table 2>/dev/null || true
+  done
+  for command in iptables ip6tables; do
+    for table in filter nat mangle; do
+      { $command -t $table -S 2>/dev/null || true; } | sed -nE '/ -j (KUBE|CNI)-/ s/^-A/-D/p' | xargs -rL1 $command -t $table || true
+      chain=$({ $command -t $table -S 2>/dev/null || true; } | awk '$1 == "-N" && $2 ~ /^(KUBE|CNI)-/ {print $2}')
+      xargs -rn1 $command -t $table -F <<<"$chain" || true
+      xargs -rn1 $command -t $table -X <<<"$chain" || true
+    done
+  done
+  # tables that were not there before, and that nobody has a rule in
+  { nft list tables 2>/dev/null || true; } | while read -r _ family table; do
+    case $table in filter | nat | mangle) ;; *) continue ;; esac
+    if grep -qsx "table $family $table" "$STATE/nft-tables"; then continue; fi
+    rules=$(nft list table "$family" "$table" | grep -vE '^(table|\s+chain|\s+type|\s*\}|\s*$)') || true
+    [ -z "$rules" ] || continue
+    nft delete table "$family" "$table" || true
+  done
 }

@@ -10,6 +10,7 @@ step() {
     rm -rf "$conf" "$data"
     return
   fi
+  packages iproute2
   local other
   other=$(ss -Hltnp "sport = :$PORT" | sed -n 's/.*users:(("\([^"]*\)".*/\1/p' | head -n 1)
   if [ -n "$other" ] && [ "$other" != docker-registry ]; then

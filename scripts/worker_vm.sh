@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The worker VM on its host: bridge, media share, disks of the guest, QEMU as a systemd unit.
 # in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
-#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP NIC MEDIA_IMAGE MEDIA_DIR DISK_GIB QUEUES SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
+#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB QUEUES SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
 vm=$STATE/$VM
 unit=spdk-k8s-$VM
 lib=/usr/local/lib/spdk-k8s
@@ -34,21 +34,39 @@ step() {
 }
 
 bridge() {
+  local nic
+  nic=$(card)
+  [ -n "$nic" ] || fail "no card of $(hostname) carries $HOST_ADDRESS; mend: pulumi config set --path machines.worker1.nic with the card's name"
+  # a bridge of the host's own is used as it is
+  if [ -d "/sys/class/net/$nic/bridge" ]; then BRIDGE=$nic; fi
   write 0755 "$lib/bridge" <<<"$BRIDGE_SCRIPT" || true
   write 0644 "/etc/systemd/system/$unit-bridge.service" <<EOF && systemctl daemon-reload
 [Unit]
 Description=Bridge and tap of the worker VM
+# the card must have its address before the bridge can take it over
+Wants=network-online.target
+After=network-online.target
 Before=kubelet.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=$lib/bridge up $BRIDGE $NIC $TAP
-ExecStop=$lib/bridge down $BRIDGE $NIC $TAP
+ExecStart=$lib/bridge up $BRIDGE $nic $TAP
+ExecStop=$lib/bridge down $BRIDGE $nic $TAP
 [Install]
 WantedBy=multi-user.target
 EOF
   enable "$unit-bridge"
   systemctl start "$unit-bridge"
+}
+
+card() { # noted, because the bridge takes its address over
+  if [ -n "$NIC" ]; then
+    echo "$NIC"
+  elif [ -f "$STATE/card" ]; then
+    cat "$STATE/card"
+  else
+    ip -4 -o addr show to "$HOST_ADDRESS" | awk '{print $2; exit}' | tee "$STATE/card"
+  fi
 }
 
 # unpack IMAGE DIR   an image's root filesystem, read-only
@@ -65,6 +83,9 @@ forget() {
 media() {
   [ -n "${MEDIA_IMAGE:-}" ] || return 0 # the user's own folder
   if [ "$(cat "$MEDIA_DIR/.image" 2>/dev/null)" = "$MEDIA_IMAGE" ]; then return; fi
+  if [ ! -e "$MEDIA_DIR/.image" ] && [ -n "$(ls -A "$MEDIA_DIR" 2>/dev/null)" ]; then
+    fail "$MEDIA_DIR on $(hostname) holds something else; mend: move it, or serve it: pulumi config set --path video.mediaDir $MEDIA_DIR"
+  fi
   say "unpacking sample media to $MEDIA_DIR"
   unpack "$MEDIA_IMAGE" "$vm/media"
   install -d "$MEDIA_DIR"
@@ -241,6 +262,6 @@ down() {
   rm -rf "$vm" "/etc/spdk-k8s/$VM".*
   if ls "$STATE"/vm* >/dev/null 2>&1; then return; fi
   # the last VM of this host
-  rm -rf "$lib"/{vm-disks,bridge} /run/spdk-k8s /etc/spdk-k8s "$STATE/worker_vm.lock" "${SOCKETS:?}"/vhost.*
-  [ -z "${MEDIA_IMAGE:-}" ] || rm -rf "$MEDIA_DIR"
+  rm -rf "$lib"/{vm-disks,bridge} /run/spdk-k8s /etc/spdk-k8s "$STATE/worker_vm.lock" "$STATE/card" "${SOCKETS:?}"/vhost.*
+  [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || rm -rf "$MEDIA_DIR"
 }

@@ -24,9 +24,9 @@ def show(line: str) -> str:
     return line
 
 
-def free_subnet() -> str:
+def free_subnet(first: int = 95) -> str:
     """A /24 that nothing on this machine uses, by the preflight's own word."""
-    for i in range(95, 255):
+    for i in range(first, 255):
         subnet = f"172.30.{i}.0/24"
         if (
             subprocess.run(
@@ -97,8 +97,15 @@ class Stack:
     def init(self, **config: str) -> None:
         self.config_file.unlink(missing_ok=True)
         self.run("stack", "init", self.name)
-        for key, value in config.items():
-            self.run("config", "set", "--path", key, value)
+        pairs = [arg for key, value in config.items() for arg in ("--plaintext", f"{key}={value}")]
+        self.run("config", "set-all", "--path", *pairs)
+
+    def set_secret(self, key: str, value: str) -> None:
+        """As a user does it: never on a command line."""
+        subprocess.run(
+            ["pulumi", "--non-interactive", "config", "set", "--secret", "--path", key, "--stack", self.name],
+            cwd=ROOT, env=self.environment, input=value, capture_output=True, text=True, check=True,
+        )  # fmt: skip
 
     def outputs(self) -> dict[str, Any]:
         process = subprocess.run(

@@ -32,6 +32,7 @@ STDOUT = {  # end of a step's name -> what it prints
     ),
     "-control-plane": json.dumps({"kubeconfig": "PRIVATE-kubeconfig", "caHash": "sha256:0"}),
     "-vm": "tcg",
+    "-ready": "container",
 }
 
 

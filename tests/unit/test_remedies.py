@@ -19,6 +19,7 @@ Config = dict[str, Any]
 
 def run(command: str, config: Config) -> None:
     """What `pulumi config set` and `rm` do to `config`."""
+    command = re.sub(r'"\$\(ssh-keyscan [^"]*\)"', "'ssh-ed25519 AAAA'", command)
     words = shlex.split(command.replace("<~/.ssh/id_ed25519", "KEY"))
     assert words[:2] == ["pulumi", "config"]
     verb, *rest = words[2:]
@@ -36,7 +37,7 @@ def run(command: str, config: Config) -> None:
         return
     assert verb == "set"
     (text,) = value
-    made: Any = text
+    made: Any = "-----BEGIN PRIVATE KEY-----\n" if text == "KEY" else text
     was_text = isinstance(inside, dict) and isinstance(inside.get(last), str)
     if outer and re.fullmatch(r"0|-?[1-9][0-9]*" if was_text else r"true|false|0|-?[1-9][0-9]*", text):
         made = json.loads(text)

@@ -1,0 +1,127 @@
+"""The lab stack's machines: existing hosts reached by SSH. Nothing is changed on one before all of them may serve."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pulumi
+from pulumi_command import local, remote
+
+from components.hosts import Host, Keys
+from components.settings import SshHost, SshServer
+
+FIRST_DIALS = 3  # a host that exists answers, or there is something to mend
+DIALS = 10  # once it has: sshd turns some away when many come at once (MaxStartups)
+
+
+@dataclass(frozen=True)
+class LabMachinesArgs:
+    hosts: Mapping[str, SshHost]
+    """Name -> how to log in there."""
+    needs: Mapping[str, Mapping[str, str]]
+    """Name -> what scripts/preflight.sh must find there: Settings.needs."""
+    guests: Sequence[str] = ()
+    """Names of the VMs that will run on them: their keys are made here."""
+
+
+class LabMachines(pulumi.ComponentResource):
+    """Servers that exist, each checked for what it needs before anything is changed on any.
+
+    hosts: name -> Host. keys: of the guests.
+
+    ```python
+    from ipaddress import IPv4Address
+
+    import pulumi
+
+    from components.lab_machines import LabMachines, LabMachinesArgs
+    from components.settings import SshHost
+
+    server = SshHost(
+        address=IPv4Address("192.0.2.11"),
+        user="admin",
+        hostKey="ssh-ed25519 AAAA",
+        privateKey=None,  # an SSH agent's
+    )
+    needs = {"ADDRESS": "192.0.2.11", "REGISTRY": "192.0.2.11:443", "PORTS": "443", "CPUS": "2"}
+    machines = LabMachines(
+        "lab",
+        LabMachinesArgs(
+            hosts={"master": server}, needs={"master": {**needs, "MEMORY_MIB": "1700", "DISK_MIB": "6144"}}
+        ),
+    )
+    machines.hosts["master"].run("hello", "ready", parent=machines)
+    ```
+    """
+
+    hosts: dict[str, Host]
+
+    def __init__(self, name: str, args: LabMachinesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("spdk-k8s:index:LabMachines", name, None, opts)
+        owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
+        reached = {
+            machine: replace(_host(machine, how), after=[self._reach(machine, how)])
+            for machine, how in args.hosts.items()
+        }
+        checked = [
+            host.run(
+                f"{machine}-preflight",
+                "preflight",
+                {**args.needs[machine], "OWNER": owner},
+                parent=self,
+                timeout=120,
+                undo="never",
+                looks_only=True,
+            )
+            for machine, host in reached.items()
+        ]
+        self.keys = Keys(name, args.guests, parent=self, depends_on=checked)
+        self.hosts = {
+            machine: replace(host, after=checked, dial_attempts=DIALS).gated(parent=self)
+            for machine, host in reached.items()
+        }
+        self.register_outputs({"hosts": {machine: host.address for machine, host in self.hosts.items()}})
+
+    def _reach(self, machine: str, how: SshHost) -> pulumi.Resource:
+        """The first server on the way answers, and is the one that is meant: said better than a failed login does."""
+        key, server = (f"{machine}.jumpHost", how.jump_host) if how.jump_host else (machine, how)
+        look = shlex.join(
+            ["scripts/reach.sh", f"machines.{key}", str(server.address), str(server.port), server.host_key]
+        )
+        return local.Command(
+            f"{machine}-reach",
+            create=f"exec {look}",
+            logging=local.Logging.STDERR,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+
+def _host(name: str, how: SshHost) -> Host:
+    jump = how.jump_host
+    return Host(
+        name=name,
+        address=str(how.address),
+        host_key=how.host_key,
+        private_key=_private_key(how),
+        user=how.user,
+        port=how.port,
+        via=remote.ProxyConnectionArgs(
+            host=str(jump.address),
+            port=jump.port,
+            user=jump.user,
+            host_key=jump.host_key,
+            private_key=_private_key(jump),
+            per_dial_timeout=15,
+            dial_error_limit=DIALS,
+        )
+        if jump
+        else None,
+        dial_attempts=FIRST_DIALS,
+    )
+
+
+def _private_key(server: SshServer) -> pulumi.Output[str] | None:
+    return pulumi.Output.secret(server.private_key) if server.private_key else None

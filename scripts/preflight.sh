@@ -1,0 +1,242 @@
+# shellcheck shell=bash
+# May this host serve? One table: what is needed, what was found, the remedy. It runs before every other step on a host,
+# as the plain user: nothing is changed, nothing is installed. What this stack has brought itself is no obstacle.
+# shellcheck disable=SC2153 # what comes in
+# in: OWNER ADDRESS REGISTRY PORTS CPUS MEMORY_MIB DISK_MIB   on a storage host: HUGEPAGES ACCEL VMS NIC
+#     NOW (at the first run: seconds since 1970 on the machine that runs pulumi)
+rows=() wrong=0 ours=
+
+step() {
+  local check
+  [ "$(cat "$STATE/owner" 2>/dev/null)" != "$OWNER" ] || ours=1
+  for check in system sudo cluster cpus virtualization memory hugepages disk swap ports address card vacant clock names mirror registry; do
+    "$check"
+  done
+  table >&2
+  ((!wrong)) || fail "$(hostname) ($ADDRESS) cannot serve: $wrong checks failed; nothing was changed"
+}
+
+pass() { rows+=("$1|pass|$2|"); }
+miss() {
+  rows+=("$1|FAIL|$2|$3")
+  wrong=$((wrong + 1))
+}
+
+table() {
+  local row check result found remedy width=0
+  for row in "${rows[@]}"; do
+    IFS='|' read -r check result found remedy <<<"$row"
+    ((${#found} <= width)) || width=${#found}
+  done
+  printf '%s (%s)\n' "$(hostname)" "$ADDRESS"
+  for row in "CHECK|RESULT|FOUND|REMEDY" "${rows[@]}"; do
+    IFS='|' read -r check result found remedy <<<"$row"
+    printf "%-15s %-7s %-${width}s  %s\n" "$check" "$result" "$found" "$remedy"
+  done | sed 's/ *$//'
+}
+
+system() {
+  local name id version least
+  # shellcheck source=/dev/null
+  IFS='|' read -r name id version < <(. /etc/os-release && echo "${PRETTY_NAME:-?}|$ID|${VERSION_ID:-999}") || true
+  name="$name, $(uname -m)"
+  case $id in debian) least=13 ;; ubuntu) least=24 ;; *) least=1000 ;; esac
+  if [ "$(uname -m)" != x86_64 ] || [ ! -d /run/systemd/system ]; then
+    miss system "$name" "an x86_64 machine that runs systemd"
+  elif ((${version%%.*} >= least)); then
+    pass system "$name"
+  else
+    miss system "$name" "install Debian 13 or Ubuntu 24.04, or a later one"
+  fi
+}
+
+sudo() {
+  local user
+  user=$(id -un)
+  if [ "$(id -u)" = 0 ]; then
+    pass sudo "root"
+  elif ! type -P sudo >/dev/null; then
+    miss sudo "not installed" "as root: apt-get install sudo, then the line of visudo: $user ALL=(ALL) NOPASSWD: ALL"
+  elif command sudo -n true 2>/dev/null; then
+    pass sudo "$user, without a password"
+  else
+    miss sudo "it asks $user for a password" "visudo -f /etc/sudoers.d/$user, with the line: $user ALL=(ALL) NOPASSWD: ALL"
+  fi
+}
+
+cluster() {
+  local owner
+  owner=$(cat "$STATE/owner" 2>/dev/null) || owner=
+  if [ -n "$ours" ]; then
+    pass cluster "of this stack already"
+  elif [ -n "$owner" ]; then
+    miss cluster "belongs to stack $owner" "pulumi destroy of that stack (or, if its state is lost: rm -r $STATE)"
+  elif [ -e /etc/kubernetes/admin.conf ] || [ -e /etc/kubernetes/kubelet.conf ]; then
+    miss cluster "belongs to another Kubernetes cluster" "another host, or give this one up there: kubeadm reset"
+  else
+    pass cluster "none"
+  fi
+}
+
+cpus() {
+  local have
+  have=$(nproc)
+  if ((have >= CPUS)); then
+    pass cpus "$have"
+  else
+    miss cpus "$have, $CPUS are needed" "a larger machine${ACCEL:+, or lower numbers in vhost.cpuMask}"
+  fi
+}
+
+virtualization() {
+  [ "${ACCEL:-}" = kvm ] || return 0
+  if ! grep -qE '^flags.*\<(vmx|svm)\>' /proc/cpuinfo; then
+    miss virtualization "the CPU shows neither vmx nor svm" "enable it in the firmware, or: pulumi config set --path vm.accel auto"
+  elif [ ! -e /dev/kvm ]; then
+    miss virtualization "there is no /dev/kvm" "modprobe kvm_intel or kvm_amd, or: pulumi config set --path vm.accel auto"
+  else
+    pass virtualization "/dev/kvm"
+  fi
+}
+
+meminfo() { awk -v key="$1:" '$1 == key {print int($2 / 1024)}' /proc/meminfo; }
+
+memory() {
+  local have
+  have=$(meminfo "$([ -n "$ours" ] && echo MemTotal || echo MemAvailable)")
+  if ((have >= MEMORY_MIB)); then
+    pass memory "$have MiB"
+  else
+    miss memory "$have MiB are free, $MEMORY_MIB are needed" "more memory${ACCEL:+, or less for vm.memoryMib, vhost.diskMib or numinst}"
+  fi
+}
+
+hugepages() {
+  local pair size
+  for pair in ${HUGEPAGES:-}; do
+    size=${pair%=*}
+    case $size in 2Mi) size=2048kB ;; 1Gi) size=1048576kB ;; esac
+    if [ -n "$ours" ]; then
+      pass hugepages "of this stack already"
+    elif [ -d "/sys/kernel/mm/hugepages/hugepages-$size" ]; then
+      pass hugepages "${pair#*=} of ${pair%=*} can be tried"
+    else
+      miss hugepages "the kernel has none of ${pair%=*}" "pulumi config set --path vhost.hugepageSize 2Mi (or none)"
+    fi
+  done
+}
+
+disk() {
+  local have
+  have=$(df -m --output=avail /var/lib | tail -n 1 | tr -d ' ')
+  if [ -n "$ours" ] || ((have >= DISK_MIB)); then
+    pass disk "$have MiB free at /var/lib"
+  else
+    miss disk "$have MiB are free at /var/lib, $DISK_MIB are needed" "make room there, or a larger disk"
+  fi
+}
+
+swap() {
+  local on
+  on=$(awk 'NR > 1 {print $1}' /proc/swaps | paste -sd ' ')
+  if [ -z "$on" ]; then
+    pass swap "off"
+  elif is_container; then
+    pass swap "the machine's below this container"
+  else
+    miss swap "on: $on" "swapoff -a, and a # before its lines in /etc/fstab: kubelet does not start beside it"
+  fi
+}
+
+# listening PORT   on TCP, as the kernel lists it
+listening() { grep -qsE "^ *[0-9]+: [0-9A-F]+:$(printf %04X "$1") [0-9A-F]+:0000 0A " /proc/net/tcp /proc/net/tcp6; }
+
+ports() {
+  local port taken=()
+  for port in $PORTS; do
+    if listening "$port"; then taken+=("$port"); fi
+  done
+  if [ -n "$ours" ] || ((!${#taken[@]})); then
+    pass ports "free: $PORTS"
+  else
+    miss ports "taken: ${taken[*]}" "end what listens there: ss -ltnp$([[ " ${taken[*]} " != *" ${REGISTRY#*:} "* ]] || echo ', or: pulumi config set --path registry.port')"
+  fi
+}
+
+address() { # kubelet and the registry serve at it
+  if awk -v at="$ADDRESS" '$1 == "|--" {is = $2 == at} is && /host LOCAL/ {found = 1} END {exit !found}' /proc/net/fib_trie; then
+    pass address "$ADDRESS"
+  else
+    miss address "no card here carries $ADDRESS" "the address that the host itself has, also where SSH is forwarded"
+  fi
+}
+
+card() {
+  [ -n "${NIC:-}" ] || return 0
+  if [ -e "/sys/class/net/$NIC" ]; then
+    pass card "$NIC"
+  else
+    miss card "there is no $NIC" "pulumi config set --path machines.worker1.nic to one of: $(cd /sys/class/net && echo *)"
+  fi
+}
+
+# answers ADDRESS PORT   true also when it refuses: then somebody is there
+answers() {
+  local said
+  said=$(timeout 4 bash -c "exec 3<>/dev/tcp/$1/$2" 2>&1) || [[ "$said" == *refused* ]]
+}
+
+vacant() {
+  local vm
+  for vm in ${VMS:-}; do
+    if [ -z "$ours" ] && answers "$vm" 22; then
+      miss vacant "somebody is at $vm already" "a free address for the VM: pulumi config set --path machines.worker2.address"
+    else
+      pass vacant "$vm, for the VM"
+    fi
+  done
+}
+
+clock() {
+  [ -n "${NOW:-}" ] || return 0
+  local off=$(($(date +%s) - NOW))
+  if ((off > -60 && off < 60)); then
+    pass clock "right"
+  else
+    miss clock "${off#-} s $([ $off -lt 0 ] && echo behind || echo ahead)" "timedatectl set-ntp true: certificates are not valid before their time"
+  fi
+}
+
+mirror_url() { apt-get update --print-uris 2>/dev/null | sed -n "s/^'\([^']*\)'.*/\1/p" | head -n 1; }
+
+names() {
+  local host
+  host=$(mirror_url | sed -E 's,^[a-z+]+://([^/:]+).*,\1,')
+  if [ -z "$host" ] || getent hosts "$host" >/dev/null; then
+    pass names "${host:-nothing to ask for} is known"
+  else
+    miss names "$host cannot be resolved" "name servers in /etc/resolv.conf that answer"
+  fi
+}
+
+mirror() {
+  local url file
+  url=$(mirror_url)
+  file=$(mktemp -u -p /dev/shm)
+  if [ -n "$url" ] && timeout 30 /usr/lib/apt/apt-helper -o Acquire::Retries=0 -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 download-file "$url" "$file" >/dev/null 2>&1; then
+    pass mirror "${url%/dists/*}"
+  else
+    miss mirror "${url:-no source of packages} cannot be fetched" "a mirror in /etc/apt/sources.list.d that answers, or Acquire::http::Proxy in /etc/apt/apt.conf.d"
+  fi
+  rm -f "$file"
+}
+
+registry() {
+  local at=${REGISTRY%:*} port=${REGISTRY#*:}
+  [ "$at" != "$ADDRESS" ] || return 0 # it will be here
+  if answers "$at" "$port"; then
+    pass registry "the way to $REGISTRY is open"
+  else
+    miss registry "no way to $REGISTRY on master" "a route and no firewall between the two hosts"
+  fi
+}

@@ -1,0 +1,235 @@
+"""Servers that cannot be used are refused at once, with what to do, and nothing is changed on any."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from components import render
+from components.hosts import script
+from tests.plain_machines import USER, Machine, PlainMachines, key_pair
+from tests.pulumi_cli import ROOT, Stack, free_subnet
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainMachines]:
+    """Of the two, the second is part of somebody's cluster, and its sudo asks for a password."""
+    machines = PlainMachines("spdk-k8s-labrefused", free_subnet(93), tmp_path_factory.mktemp("plain"))
+    try:
+        machines.start("rack1", 2)
+        other = machines.start("rack2", 3, sudo=f"{USER} ALL=(ALL) ALL")
+        other.shell("mkdir -p /etc/kubernetes && echo 'server: https://elsewhere:6443' >/etc/kubernetes/kubelet.conf")
+        yield machines
+    finally:
+        machines.remove()
+
+
+@pytest.fixture
+def stack(plain: PlainMachines, tmp_path: Path) -> Iterator[Stack]:
+    made = Stack("labrefused", tmp_path / "state")
+    made.init(**plain.config())
+    for name in ("master", "worker1"):
+        made.set_secret(f"machines.{name}.privateKey", plain.private_key)
+    yield made
+    made.run("destroy", "--yes", "--skip-preview")
+    made.remove()
+
+
+def refused(stack: Stack, plain: PlainMachines) -> tuple[str, float]:
+    """What `up` says, words separated by single spaces, and the seconds that it took."""
+    began = time.monotonic()
+    code, output = stack.try_run("up", "--yes", "--skip-preview", timeout=180)
+    assert code != 0
+    assert "PRIVATE KEY" not in output
+    for machine in plain.machines:
+        assert machine.shell("ls -d /var/lib/spdk-k8s 2>/dev/null || echo untouched").strip() == "untouched"
+    return re.sub(r"\s+", " ", output), time.monotonic() - began
+
+
+def test_every_obstacle_on_a_host_comes_in_one_table(stack: Stack, plain: PlainMachines) -> None:
+    output, _ = refused(stack, plain)
+    assert f"rack2 ({plain.machines[1].address}) CHECK RESULT FOUND REMEDY" in output
+    assert "cluster FAIL belongs to another Kubernetes cluster another host" in output
+    assert f"sudo FAIL it asks {USER} for a password visudo -f /etc/sudoers.d/{USER}" in output
+    assert "cannot serve: 2 checks failed; nothing was changed" in output
+
+
+def look(machine: Machine, **needs: str) -> subprocess.CompletedProcess[str]:
+    """scripts/preflight.sh as USER on one machine."""
+    usual = {
+        "OWNER": "spdk-k8s/labrefused", "ADDRESS": machine.address, "REGISTRY": f"{machine.address}:5000",
+        "PORTS": "5000 6443 10250", "CPUS": "1", "MEMORY_MIB": "100", "DISK_MIB": "100",
+    }  # fmt: skip
+    now = f"NOW={needs.pop('NOW', int(time.time()))}"
+    return subprocess.run(
+        ["docker", "exec", "-i", "-u", USER, machine.container, "env", now, "bash", "-s", "up"],
+        input=script("preflight", usual | needs), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_plain_server_passes_every_check(plain: PlainMachines) -> None:
+    looked = look(plain.machines[0], VMS=plain.address(4), HUGEPAGES="2Mi=4", ACCEL="auto")
+    assert looked.returncode == 0, looked.stderr
+    checks = [line.split()[:2] for line in looked.stderr.splitlines()[2:]]
+    assert {result for _, result in checks} == {"pass"}
+    assert {check for check, _ in checks} >= {"system", "sudo", "memory", "disk", "swap", "ports", "clock", "mirror"}
+
+
+@pytest.mark.parametrize(
+    ("needs", "row"),
+    [
+        ({"MEMORY_MIB": "99999999"}, r"memory +FAIL +\d+ MiB are free, 99999999 are needed +more memory"),
+        ({"DISK_MIB": "99999999"}, r"disk +FAIL +\d+ MiB are free at /var/lib, 99999999 are needed +make room there"),
+        ({"CPUS": "999"}, r"cpus +FAIL +\d+, 999 are needed +a larger machine"),
+        ({"PORTS": "22 10250"}, r"ports +FAIL +taken: 22 +end what listens there"),
+        ({"NOW": "1000"}, r"clock +FAIL +\d+ s ahead +timedatectl set-ntp true"),
+        (
+            {"ADDRESS": "192.0.2.1"},
+            r"address +FAIL +no card here carries 192\.0\.2\.1 +the address that the host itself",
+        ),
+        (
+            {"NIC": "eth7"},
+            r"card +FAIL +there is no eth7 +pulumi config set --path machines\.worker1\.nic to one of: eth0",
+        ),
+        ({"VMS": "GATEWAY"}, r"vacant +FAIL +somebody is at \S+ already +a free address for the VM"),
+        ({"REGISTRY": "NOBODY:5000"}, r"registry +FAIL +no way to \S+:5000 on master +a route and no firewall"),
+        ({"HUGEPAGES": "16Gi=1"}, r"hugepages +FAIL +the kernel has none of 16Gi +pulumi config set --path vhost"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_remedy(plain: PlainMachines, needs: dict[str, str], row: str) -> None:
+    at = {"GATEWAY": plain.address(1), "NOBODY": plain.address(99)}
+    named = {key: re.sub("GATEWAY|NOBODY", lambda m: at[m[0]], value) for key, value in needs.items()}
+    looked = look(plain.machines[0], **named)
+    assert looked.returncode == 1
+    assert re.search(row, looked.stderr), looked.stderr
+    assert looked.stderr.count("FAIL") == 1, looked.stderr
+    assert "cannot serve: 1 checks failed; nothing was changed" in looked.stderr
+
+
+def test_another_system_is_refused(plain: PlainMachines) -> None:
+    machine = plain.machines[0]
+    machine.shell(r"""
+        cp --remove-destination -L /etc/os-release /etc/os-release.kept
+        printf 'PRETTY_NAME="Other Linux 9"\nID=other\nVERSION_ID=9\n' >/etc/os-release.new
+        mv /etc/os-release.new /etc/os-release""")
+    try:
+        looked = look(machine)
+    finally:
+        machine.shell("mv /etc/os-release.kept /etc/os-release")
+    assert looked.returncode == 1
+    assert re.search(r"system +FAIL +Other Linux 9, x86_64 +install Debian 13 or Ubuntu 24\.04", looked.stderr)
+
+
+@pytest.mark.parametrize("behind", ["", ".jumpHost"])
+def test_a_wrong_host_key_is_refused_at_once(stack: Stack, plain: PlainMachines, tmp_path: Path, behind: str) -> None:
+    _, other = key_pair(tmp_path, "other")
+    at = f"machines.master{behind}"
+    if behind:
+        stack.run("config", "set", "--path", f"{at}.address", plain.machines[0].address)
+        stack.set_secret(f"{at}.privateKey", plain.private_key)
+    stack.run("config", "set", "--path", f"{at}.hostKey", " ".join(other.split()[:2]))
+    output, seconds = refused(stack, plain)
+    assert f"spdk-k8s:{at}.hostKey = {other[:40]}" in output
+    assert f"the machine at {plain.machines[0].address}:22 shows another key" in output
+    assert f"pulumi config set --path {at}.hostKey '{plain.machines[0].host_key}'" in output
+    assert seconds < 60
+
+
+def test_a_host_that_does_not_answer_is_given_up_soon(stack: Stack, plain: PlainMachines) -> None:
+    stack.run("config", "set", "--path", "machines.worker1.address", plain.address(99))
+    output, seconds = refused(stack, plain)
+    assert (
+        f"spdk-k8s:machines.worker1.address = {plain.address(99)}: nobody answers at port 22 (No route to host)"
+        in output
+    )
+    assert "mend: start the machine and its sshd, or: pulumi config set --path machines.worker1.address" in output
+    assert seconds < 60
+
+
+def test_a_login_that_is_refused_is_tried_only_a_few_times(stack: Stack, plain: PlainMachines) -> None:
+    stack.run("config", "set", "--path", "machines.master.user", "nobody")
+    output, seconds = refused(stack, plain)
+    assert f"{plain.machines[0].address}:22: after 3 failed attempts" in output
+    assert "unable to authenticate" in output
+    assert seconds < 60
+
+
+def test_a_missing_private_key_is_missed_by_up_but_not_by_a_preview(stack: Stack, plain: PlainMachines) -> None:
+    stack.run("config", "rm", "--path", "machines.worker1.privateKey")
+    assert re.search(r"\+ \d+ to create", stack.run("preview"))
+    output, _ = refused(stack, plain)
+    assert "spdk-k8s:machines.worker1.privateKey: is required, except in a preview; mend: pulumi config set" in output
+    assert "--secret --path machines.worker1.privateKey < ~/.ssh/id_ed25519" in output
+    assert "nothing was started" in output
+
+
+def test_the_lab_stack_of_a_clean_clone_previews_and_up_asks_for_keys(tmp_path: Path) -> None:
+    made = Stack("labexample", tmp_path / "state")
+    made.config_file.unlink(missing_ok=True)
+    made.run("stack", "init", "labexample")
+    try:
+        made.config_file.write_text((ROOT / "Pulumi.lab.yaml").read_text())
+        output = made.run("preview")
+        for resource in ("LabMachines", "master-preflight", "worker1-hugepages", "worker2-disk-23", "video-disk-23"):
+            assert resource in output
+        code, output = made.try_run("up", "--yes", "--skip-preview", timeout=120)
+        output = re.sub(r"\s+", " ", output)
+        assert code != 0
+        assert "spdk-k8s:machines.master.privateKey: is required" in output
+        assert "nothing was started" in output
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    """A registry's door: lets in who says the right password. Its URL."""
+
+    class Door(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            right = f"Basic {base64.b64encode(b'spdk-k8s:right').decode()}"
+            self.send_response(200 if self.headers["Authorization"] == right else 401)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def login(url: str, password: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The part of scripts/node.sh that gives a node its access to the registry."""
+    at = url.partition("//")[2]
+    hosts = render.registry_hosts(url, host=at, user="spdk-k8s", password=password, tls=False)
+    step = script("node", {"REGISTRY": at, "REGISTRY_HOSTS": hosts}).rpartition("main()")[0]
+    return subprocess.run(
+        ["bash", "-s"], input=f"{step}\ncerts={folder}\nregistry_access </dev/null\n", capture_output=True, text=True
+    )
+
+
+def test_a_registry_login_that_is_right_is_taken(registry: str, tmp_path: Path) -> None:
+    done = login(registry, "right", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_registry_login_that_is_wrong_is_said_with_a_remedy_and_not_shown(registry: str, tmp_path: Path) -> None:
+    done = login(registry, "wr0ng", tmp_path)
+    assert done.returncode != 0
+    assert "does not let" in done.stderr
+    assert "pulumi up" in done.stderr
+    shown = done.stdout + done.stderr
+    assert "wr0ng" not in shown
+    assert base64.b64encode(b"spdk-k8s:wr0ng").decode() not in shown

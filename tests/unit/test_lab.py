@@ -1,0 +1,193 @@
+"""The program on servers that exist: the same steps as in containers, each undone, none before all may serve."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from components.config import ConfigError, load
+from components.settings import Settings, Ssh
+from tests.unit.recorder import Registered, of_type, run_program
+
+pytestmark = pytest.mark.unit
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\ns3cret\n-----END OPENSSH PRIVATE KEY-----"
+STEP = "command:remote:Command"
+TARGET = {"backend": "spdk", "source": "images", "hugepageSize": "2Mi"}
+
+
+def servers(**changes: object) -> dict[str, Any]:
+    """Two servers, one of them behind a third, and a VM; `changes`: "master.user" -> value, None to leave it out."""
+    host = {"user": "admin", "hostKey": HOST_KEY, "privateKey": PRIVATE_KEY}
+    machines: dict[str, Any] = {
+        "kind": "ssh",
+        "master": {"address": "10.1.2.11", **host},
+        "worker1": {"address": "10.1.2.12", **host, "jumpHost": {"address": "10.9.9.9", "port": 2222, **host}},
+        "worker2": {"address": "10.1.2.13", "gateway": "10.1.2.1"},
+    }
+    for path, value in changes.items():
+        *parts, last = path.split(".")
+        at = machines
+        for part in parts:
+            at = at[part]
+        at[last] = value
+        if value is None:
+            del at[last]
+    return machines
+
+
+def loaded(*, preview: bool = False, **keys: object) -> Settings:
+    return load({f"spdk-k8s:{k}": json.dumps(v) for k, v in keys.items()}, preview=preview)
+
+
+def problems(**keys: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(**keys)
+    assert "s3cret" not in str(caught.value)
+    return caught.value.problems
+
+
+# --- config ----------------------------------------------------------------------------------------------------------
+
+
+def test_servers_are_taken() -> None:
+    machines = loaded(machines=servers()).machines
+    assert isinstance(machines, Ssh)
+    assert machines.worker1.jump_host
+    assert machines.worker1.jump_host.port == 2222
+    assert machines.nameservers("worker1") == ["10.1.2.1"]
+    assert PRIVATE_KEY not in repr(machines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "remedy"),
+    [
+        ({"master.hostKey": None}, "machines.master.hostKey: is required", '"$(ssh-keyscan -t ed25519 ADDRESS'),
+        ({"master.hostKey": f"10.1.2.11 {HOST_KEY}"}, "as ssh-keyscan prints it", "--path machines.master.hostKey"),
+        ({"worker1.jumpHost.hostKey": "x"}, "machines.worker1.jumpHost.hostKey", "ssh-keyscan"),
+        ({"master.privateKey": None}, "privateKey: is required, except in a preview", "machines.master.privateKey <"),
+        ({"master.privateKey": HOST_KEY}, "begins with -----BEGIN", "--secret --path machines.master.privateKey <"),
+        ({"worker1.jumpHost.privateKey": None}, "jumpHost.privateKey: is required", "--secret --path machines.worker1"),
+        ({"worker1.user": "Big Admin"}, "must be the name of a user", "--path machines.worker1.user root"),
+        ({"worker1.usr": "x"}, "did you mean spdk-k8s:machines.worker1.user?", "pulumi config rm"),
+        ({"worker1.address": "10.1.2.11"}, "an address of its own", "--path machines.worker1.address"),
+        ({"worker1.address": "10.3.0.1"}, "must be in worker1's network, 10.3.0.0/24", "machines.worker2.gateway"),
+        ({"worker2.address": "10.8.0.1"}, "a free address in worker1's network, 10.1.2.0/24", "worker2.address 10.1.2"),
+        ({"worker2.address": "10.1.2.1"}, "a free address in worker1's network, 10.1.2.0/24", "worker2.address 10.1.2"),
+        ({"worker2.prefix": 30}, "whole number from 8 to 29", "worker2.prefix 24"),
+    ],
+)
+def test_what_is_wrong_with_servers_is_named_with_its_remedy(
+    changes: dict[str, object], named: str, remedy: str
+) -> None:
+    found = problems(machines=servers(**changes))
+    assert any(named in problem and remedy in problem for problem in found), found
+
+
+def test_a_preview_needs_no_private_keys() -> None:
+    keyless = servers(**{"master.privateKey": None, "worker1.jumpHost.privateKey": None})
+    assert loaded(machines=keyless, preview=True).numinst == 3
+
+
+def test_a_config_of_a_newer_checkout_is_refused_as_such() -> None:
+    (found,) = problems(configVersion=2, numinst=0, somethingNew=True)
+    assert found.startswith("spdk-k8s:configVersion = 2: is newer than this checkout, which knows version 1; mend: git")
+    assert loaded(configVersion=1).numinst == 3
+
+
+def test_what_a_server_must_have_follows_from_the_config() -> None:
+    config = loaded(
+        numinst=24,
+        machines=servers(),
+        vhost={"backend": "spdk", "diskMib": 1024, "cpuMask": "[0-5]", "hugepageSize": "1Gi"},
+        vm={"vcpus": 12, "memoryMib": 8192, "hugepageSize": "1Gi", "accel": "kvm", "diskSlots": 24},
+    )
+    worker1, master = config.needs("worker1", "spdk"), config.needs("master", "spdk")
+    assert worker1["HUGEPAGES"] == "1Gi=33"
+    assert int(worker1["MEMORY_MIB"]) == 25 * 1024 + 8192 + 512
+    assert (worker1["CPUS"], worker1["ACCEL"], worker1["VMS"]) == ("7", "kvm", "10.1.2.13")
+    assert "6443" in master["PORTS"].split()
+    assert "5000" in master["PORTS"].split()
+    assert "5000" not in worker1["PORTS"].split()
+    assert "HUGEPAGES" not in master
+    assert worker1["REGISTRY"] == "10.1.2.11:5000"
+
+
+# --- program ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab() -> dict[str, Registered]:
+    return run_program(machines=servers(), vhost=TARGET)
+
+
+def test_servers_get_the_same_steps_as_containers(lab: dict[str, Registered]) -> None:
+    of_lab, of_dev = ({r.name for r in of_type(of, STEP)} for of in (lab, run_program(vhost=TARGET)))
+    assert of_lab - of_dev == {"master-preflight", "worker1-preflight"}
+    assert not of_dev - of_lab
+    assert not of_type(lab, "docker:index/container:Container")
+
+
+def test_whatever_changes_a_server_is_undone(lab: dict[str, Registered]) -> None:
+    for step in of_type(lab, STEP):
+        of_cluster = step.path.startswith("cluster/") and "ready" in step.name
+        if of_cluster or step.name.endswith(("-preflight", "-answers")):
+            assert "delete" not in step.inputs, step.path
+        else:
+            assert step.inputs["delete"].endswith("bash -s down"), step.path
+        if step.inputs["connection"]["host"] == "10.1.2.13" or "-disk-" in step.name:
+            assert step.deleted_with == "worker2/worker2-vm", step.path  # the VM goes, and with it what is in it
+        else:
+            assert step.deleted_with == "", step.path
+
+
+def test_nothing_changes_on_a_server_before_all_may_serve(lab: dict[str, Registered]) -> None:
+    for name in ("master", "worker1"):
+        assert lab[f"lab/{name}-ready"].dependencies >= {"lab/master-preflight", "lab/worker1-preflight"}
+        assert f"lab/{name}-reach" in lab[f"lab/{name}-preflight"].dependencies
+
+
+def test_a_user_with_sudo_is_enough_and_preflight_needs_not_even_that(lab: dict[str, Registered]) -> None:
+    for step in of_type(lab, STEP):
+        connection = step.inputs["connection"]
+        if connection["host"] == "10.1.2.13":  # the VM, which is ours
+            assert connection["user"] == "root"
+        else:
+            assert connection["user"] == "admin"
+            assert ("sudo -n " in step.inputs["create"]) == ("preflight" not in step.name), step.path
+
+
+def test_a_jump_host_leads_to_the_server_and_its_vm(lab: dict[str, Registered]) -> None:
+    ways = [step.inputs["connection"] for step in of_type(lab, STEP)]
+    through = {way["host"]: way.get("proxy", {}).get("host") for way in ways}
+    assert through == {"10.1.2.11": None, "10.1.2.12": "10.9.9.9", "10.1.2.13": "10.9.9.9"}
+    assert all(way["proxy"]["hostKey"] and way["proxy"]["port"] == 2222 for way in ways if "proxy" in way)
+    assert "scripts/reach.sh machines.worker1.jumpHost 10.9.9.9 2222" in lab["lab/worker1-reach"].inputs["create"]
+
+
+def test_private_keys_are_secret_wherever_they_are(lab: dict[str, Registered]) -> None:
+    for resource in lab.values():
+        for name, value in resource.inputs.items():
+            assert "s3cret" not in json.dumps(value) or name in resource.secret_inputs, (resource.path, name)
+
+
+def test_the_clock_is_compared_once_and_changes_nothing_later(lab: dict[str, Registered]) -> None:
+    for step in of_type(lab, STEP):
+        looks = "preflight" in step.name
+        assert ("NOW=" in step.inputs["create"]) == looks
+        assert list(step.request.ignoreChanges) == (["create"] if looks else [])
+        assert "NOW=" not in step.inputs["update"]
+
+
+@pytest.mark.parametrize("shown", ["container", "machine"])
+def test_what_suits_only_a_container_is_asked_of_the_machine(monkeypatch: pytest.MonkeyPatch, shown: str) -> None:
+    from tests.unit import recorder
+
+    monkeypatch.setitem(recorder.STDOUT, "-ready", shown)
+    made = recorder.record(recorder.main, {"machines": servers(), "vhost": TARGET})
+    for step in ("cluster/cluster-control-plane", "cluster/worker1-join"):
+        assert ("SystemVerification" in made[step].inputs["stdin"]) == (shown == "container")
+    assert "SystemVerification" not in made["cluster/worker2-join"].inputs["stdin"]
