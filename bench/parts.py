@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import disk_io, timeline
+from bench import disk_io, target, timeline
 from bench.figures import percentile
 from bench.stack import DEFAULT, OUT, Bench, memory_watch, spdk_source
 from bench.viewers import STALL, viewers
-from components.render import disk_path
+from components.render import VHOST, disk_path
 from status import fetch
 
 FEW, MANY = 3, 24
@@ -111,7 +111,7 @@ def appears(bench: Bench, ordinal: int) -> float:
 
 
 def many(bench: Bench) -> None:
-    """From nothing to MANY pages."""
+    """From nothing to MANY pages at once."""
     bench.down()
     began = time.monotonic()
     with memory_watch() as memory:
@@ -122,17 +122,6 @@ def many(bench: Bench) -> None:
     bench.add(f"from nothing to {MANY} pages", time.monotonic() - began, "s", 300)
     pod_starts(bench)
     bench.add(f"peak memory, N = {MANY}", memory[0] / GIB, "GiB", 6)
-    bench.add(f"vhost start to all {MANY} controllers", vhost_start(bench), "s", 2)
-
-
-def vhost_start(bench: Bench) -> float:
-    """Seconds from the target's start to its newest socket."""
-    ticks, uptime, now, newest = map(float, bench.machine("worker1", """
-        pid=$(pgrep -o -f '^(/usr/local/bin/)?(spdk-vhost|qemu-storage-daemon) ')
-        cut -d' ' -f22 /proc/$pid/stat; cut -d' ' -f1 /proc/uptime; date +%s.%N
-        find /var/tmp -type s -name 'vhost.*' -printf '%T@\\n' | sort -n | tail -n 1
-    """).split())  # fmt: skip
-    return newest - (now - uptime + ticks / 100)
 
 
 def watch(bench: Bench) -> None:
@@ -149,13 +138,16 @@ def watch(bench: Bench) -> None:
 
 
 def io(bench: Bench) -> None:
-    """The disks' I/O in the guest, and SPDK's beside qemu-storage-daemon's."""
+    """Both targets' start, and their disks' I/O in the guest."""
     results = {}
     for backend in (DEFAULT, "spdk"):
         if backend == "spdk" and spdk_source() is None:
             bench.add("SPDK", None, "", note="neither SPDK_SOURCE nor a release of SPDK in reach")
             continue
         bench.ensure(1, backend)
+        image = next(p.spec.containers[0].image for p in bench.pods() if p.metadata.labels.get("app") == VHOST)
+        seconds = target.start(image, MANY, backend == "spdk")
+        bench.add(f"{backend}: start to all {MANY} controllers", seconds, "s", 2, "by itself in a container")
         results[backend] = disk_io.compare(bench)
         for job, (vhost, plain) in results[backend].items():
             unit = disk_io.JOBS[job][-1]

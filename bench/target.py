@@ -1,0 +1,53 @@
+"""The vhost target by itself, in a container as its pod runs it: how long until every disk has its socket."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+from bench.inputs import CONFIG
+from components.render import Disks, spdk_args, spdk_config, vhost_config
+
+NAME = "spdk-k8s-bench-target"
+
+
+def start(image: str, count: int, spdk: bool) -> float:
+    """Seconds from the start of the stack's target with `count` disks to the last of its sockets."""
+    disks = Disks(
+        ordinals=range(count),
+        slots=CONFIG.slots,
+        mib=CONFIG.vhost.disk_mib,
+        block_size=CONFIG.vhost.block_size,
+        queues=CONFIG.vm.queues,
+    )
+    memory = CONFIG.vhost_memory_mib
+    arguments = spdk_args(memory_mib=memory, cpu_mask=CONFIG.vhost.cpu_mask, hugepages=False, pci=False) if spdk else []
+    with tempfile.TemporaryDirectory() as folder:
+        config, sockets = Path(folder, "config"), Path(folder, "sockets")
+        config.mkdir()
+        sockets.mkdir()
+        (config / "vhost.json").write_text(vhost_config(disks))
+        (config / "spdk.json").write_text(spdk_config(disks))
+        docker("run", "-d", "--name", NAME, "--network", "none", "--read-only", "--tmpfs", "/run/vhost", "--tmpfs",
+               "/disks", f"-v={config}:/etc/vhost:ro", f"-v={sockets}:/var/tmp", image, *arguments)  # fmt: skip
+        try:
+            docker("exec", "-d", NAME, "reconcile")  # its pod's second container
+            end = time.monotonic() + 60
+            while len(there := [s for s in sockets.glob("vhost.*") if s.is_socket()]) < count:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"{len(there)} of {count} sockets after 60 s: {docker('logs', NAME)}")
+                time.sleep(0.05)
+            began = docker("inspect", "-f", "{{.State.StartedAt}}", NAME)
+            return max(s.stat().st_mtime for s in there) - datetime.fromisoformat(began).timestamp()
+        finally:
+            docker("rm", "-f", NAME)
+
+
+def docker(*command: str) -> str:
+    done = subprocess.run(["docker", *command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"docker {' '.join(command)}: {done.stderr}")
+    return (done.stdout or done.stderr).strip()
