@@ -56,7 +56,7 @@ def released_plugin(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-@dataclass
+@dataclass(repr=False)
 class Seen:
     """What the engine saw of one command, by resource name.
 
@@ -97,7 +97,7 @@ class Seen:
         if metadata.new and not started:
             self.inputs[name], self.outputs[name] = metadata.new.inputs or {}, metadata.new.outputs or {}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"steps {self.steps}\ndiffs {self.diffs}\nerrors {self.errors}\nsaid {self.said}"
 
 

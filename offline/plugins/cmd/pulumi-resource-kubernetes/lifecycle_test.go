@@ -365,6 +365,19 @@ func TestWhatExistsIsRefusedOrTakenOver(t *testing.T) {
 	if labels := fmt.Sprint(f.live(configMaps, "m").GetLabels()); labels != "map[a:1 b:1 c:1]" {
 		t.Error(labels)
 	}
+
+	if released {
+		return // it fails in the preview
+	}
+	const idle = `{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: idle, namespace: NS}, spec: {replicas: 0,
+		serviceName: one, selector: {matchLabels: {app: idle}},
+		template: {metadata: {labels: {app: idle}}, spec: {containers: [{name: c, image: good:1}]}}}}`
+	set, inputs := u.resource(idle)
+	u.must(set.Create(inputs))
+	successor, inputs := u.resource(strings.ReplaceAll(idle, "serviceName: one", "serviceName: two"))
+	if previewed := successor.Preview(inputs); at(previewed, "spec", "serviceName") != "two" {
+		t.Errorf("previewed: %v", previewed)
+	}
 }
 
 func TestPatchOwnsSingleFields(t *testing.T) {

@@ -274,7 +274,7 @@ func (s *server) Create(_ context.Context, req *pulumirpc.CreateRequest) (*pulum
 	live, err := s.createWithRetries(c, upsert)
 	if err != nil {
 		if preview && (apierrors.IsForbidden(err) || apierrors.IsAlreadyExists(err) || noNamespace(err) ||
-			apierrors.IsInvalid(err) && upsert && strings.Contains(err.Error(), "immutable") ||
+			upsert && keepsOldValue(err) ||
 			apierrors.IsBadRequest(err) && strings.Contains(err.Error(), "dry run")) {
 			return asIs, nil
 		}
@@ -305,6 +305,14 @@ func (s *server) Create(_ context.Context, req *pulumirpc.CreateRequest) (*pulum
 		s.api.mapper.Reset()
 	}
 	return &pulumirpc.CreateResponse{Id: objectID(live), Properties: outputs}, nil
+}
+
+// keepsOldValue: an object of that name is there, and may not become this one. In the preview of a replacement that is no
+// failure, since the old object will be deleted before.
+func keepsOldValue(err error) bool {
+	why := err.Error()
+	return apierrors.IsInvalid(err) && (strings.Contains(why, "immutable") ||
+		strings.Contains(why, "Forbidden: updates to ") && strings.Contains(why, " are forbidden"))
 }
 
 // createWithRetries forgives what other resources of the same program may still bring: a namespace, a custom kind.
