@@ -80,12 +80,13 @@ class Stack:
         killer.start()
         try:
             printed = [show(line) for line in process.stdout or ()]
+            code = process.wait()
         except KeyboardInterrupt:  # of whoever called: the CLI ends its steps, so that a destroy can follow
             process.send_signal(signal.SIGINT)
             process.communicate()
             raise
-        code = process.wait()
-        killer.cancel()
+        finally:
+            killer.cancel()
         assert code != -signal.SIGKILL, f"pulumi {' '.join(args)} took over {timeout} s:\n{''.join(printed)[-3000:]}"
         return code, "".join(printed)
 
