@@ -244,3 +244,17 @@ def test_a_changed_image_rolls_just_its_pods(monkeypatch: pytest.MonkeyPatch, fo
     original = images.content_tag
     monkeypatch.setattr(images, "content_tag", lambda f, *m: original(f, *m)[::-1] if f == folder else original(f, *m))
     assert set(changed(before, record(main, LAYOUTS["dev"]))) == touches
+
+
+def test_a_smaller_n_gives_disks_back_and_deletes_nothing_on_them() -> None:
+    """First the pod goes, then its claim and volume, which only point to the disk, then the disk leaves the VM."""
+    graph = run_program(**LAYOUTS["dev"])
+    stateful_set = graph["video/video"].inputs["spec"]
+    assert stateful_set["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Delete"  # or the volume never goes
+    for volume in of_type(graph, "kubernetes:core/v1:PersistentVolume"):
+        assert volume.inputs["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    (storage_class,) = of_type(graph, "kubernetes:storage.k8s.io/v1:StorageClass")
+    assert storage_class.inputs["reclaimPolicy"] == "Retain"
+    last_to_first = ["worker2/worker2-disk-2", "video/video-disk-2", "video/video"]
+    for later, sooner in itertools.pairwise(last_to_first):
+        assert later in waits_for(graph, sooner)
