@@ -395,6 +395,11 @@ def test_disks_on_files_survive_the_target(running: Running) -> None:
     running.guest("echo 3 >/proc/sys/vm/drop_caches")
     assert [marker(running, i) for i in ORDINALS] == lives
     assert_every_pod_serves_its_own_disk(running)
+    # a smaller N takes no data away: what the last instance had is there when it comes back
+    for count in (COUNT - 1, COUNT):
+        running.stack.run("config", "set", "numinst", str(count))
+        running.stack.run("up", "--yes", "--skip-preview")
+    assert [marker(running, i) for i in ORDINALS] == lives
 
 
 def test_a_registry_port_that_is_taken_is_refused(running: Running) -> None:

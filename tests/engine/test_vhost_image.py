@@ -140,6 +140,28 @@ def test_disks_are_added_and_removed_while_it_runs(target: Target) -> None:
         )
 
 
+def test_a_file_outlives_its_disk(target: Target) -> None:
+    """A smaller N serves it no more, and changes nothing in it; a larger one serves it again as it was."""
+    disks = replace(DISKS, bdev="aio")
+    target.start(disks)
+    target.reconcile()
+    target.wait_ready()
+    file = target.folder / "disks/vhost.2"
+    size = file.stat().st_size
+    with file.open("r+b") as writing:
+        writing.write(b"somebody's data")
+    for ordinals in (range(2), range(3)):
+        served = replace(disks, ordinals=ordinals)
+        (target.folder / "config/spdk.json").write_text(spdk_config(served))
+        (target.folder / "config/vhost.json").write_text(vhost_config(served))
+        listed = [f"vhost.{i} unused" for i in ordinals]
+        target.wait(
+            f"{listed}", lambda listed=listed: sorted(target.run("probe", "list").stdout.splitlines()) == listed
+        )
+        assert file.stat().st_size == size
+        assert file.read_bytes().startswith(b"somebody's data")
+
+
 def test_a_second_target_waits_for_the_first_to_end(target: Target) -> None:
     """A pod that is made anew starts while the old one ends, which removes its sockets by their names."""
     target.start(DISKS)

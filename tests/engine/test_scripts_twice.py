@@ -1,0 +1,326 @@
+"""The scripts on a host of their own, a container that boots systemd: each is run twice, and its undo twice.
+
+The second run must change nothing: same files with the same times, same processes, same addresses, routes and rules.
+What needs a cluster or a guest (control_plane, join, node_ready, vm_answers, worker_vm) is run by the stack's tests;
+here only their undo, on a host where they never ran, as after an interrupted `up`. That all of them together leave
+nothing on a host is the end-to-end tests' matter.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from components import render
+from components.cluster import PACKAGES
+from components.hosts import script
+from components.images import content_tag
+from components.pins import PINS
+from tests.pulumi_cli import ROOT
+
+pytestmark = pytest.mark.engine
+
+BASE = f"debian:{PINS['DEBIAN']}-slim"
+IMAGE = f"spdk-k8s/machine:{content_tag('node', BASE, 'machine')}"  # that of the dev stack's machines
+VOLATILE = ["/var/log", "/var/cache", "/var/tmp", "/var/lib/systemd", "/var/lib/containerd"]
+STATE = f"""
+find /boot /etc /home /opt /root /srv /usr/local /var \\( {" -o ".join(f"-path {p}" for p in VOLATILE)} \\) -prune \\
+  -o -type d -printf '%M %u %p\\n' -o -printf '%M %u %s %T@ %p %l\\n' | sort
+systemctl show -p Id,MainPID '*.service' | awk -v RS= '{{print $2, $1}}' | grep -v 'MainPID=0' | sort
+systemctl list-unit-files --state=enabled --no-legend | sort
+ip -o link | sed 's/ state .*//' | sort; ip -o -4 addr | sort; ip route; nft -s list ruleset
+sysctl net.ipv4.ip_forward
+"""
+
+
+def docker(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *command], input=text, capture_output=True, text=True, timeout=600)
+
+
+@dataclass(frozen=True)
+class Machine:
+    name: str
+
+    def run(self, *command: str, text: str = "") -> str:
+        done = docker("exec", "-i", self.name, *command, text=text)
+        assert done.returncode == 0, f"{' '.join(command)[:300]}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+    def step(self, name: str, action: str, **values: str) -> str:
+        """As Host.run has it run."""
+        return self.run("timeout", "-k", "10", "120", "bash", "-s", action, text=script(name, values))
+
+    def state(self) -> list[str]:
+        """Everything on it that a step may change, a line each."""
+        return self.run("bash", "-c", STATE).splitlines()
+
+    def twice(self, name: str, **values: str) -> None:
+        """Up, up again, down, down again."""
+        self.step(name, "up", **values)
+        first = self.state()
+        self.step(name, "up", **values)
+        assert changes(first, self.state()) == []
+        self.undone_twice(name, **values)
+
+    def undone_twice(self, name: str, **values: str) -> None:
+        self.step(name, "down", **values)
+        first = self.state()
+        self.step(name, "down", **values)
+        assert changes(first, self.state()) == []
+
+
+def changes(before: list[str], after: list[str]) -> list[str]:
+    """Lines that came (+) or went (-); the folder of the steps' own notes goes with the last of all steps."""
+    came, went = set(after) - set(before), set(before) - set(after)
+    lines = sorted([f"+ {line}" for line in came] + [f"- {line}" for line in went])
+    return [line for line in lines if not line.endswith(" root /var/lib/spdk-k8s")]
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    if docker("image", "inspect", IMAGE).returncode != 0:
+        built = docker(
+            "build", "-q", "-t", IMAGE, "--target", "machine", "--build-arg", f"BASE={BASE}", str(ROOT / "images/node")
+        )
+        assert built.returncode == 0, built.stderr
+    name = "spdk-k8s-scripts"
+    docker("rm", "-fv", name)
+    started = docker(
+        "run", "-d", "--name", name, "--hostname", "throwaway", "--privileged", "--cgroupns=private", "--network=none",
+        "--tmpfs=/run", "--tmpfs=/tmp", "--volume=/var", "--env=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
+        f"--volume={ROOT}/scripts:/scripts:ro", IMAGE,
+    )  # fmt: skip
+    assert started.returncode == 0, started.stderr
+    made = Machine(name)
+    try:
+        made.step("ready", "up", OWNER="test/scripts")
+        yield made
+    finally:
+        docker("rm", "-fv", name)
+
+
+@pytest.fixture(scope="module")
+def certificate(machine: Machine) -> dict[str, str]:
+    return json.loads(machine.run("/scripts/certificate.sh", "127.0.0.1"))
+
+
+@pytest.fixture(scope="module")
+def registry(certificate: dict[str, str]) -> dict[str, str]:
+    return {
+        "CONFIG": render.registry_config(port=5000, tls=True),
+        "CERTIFICATE": certificate["certificate"],
+        "KEY": certificate["key"],
+        "CA": certificate["ca"],
+        "USER_NAME": "spdk-k8s",
+        "PASSWORD": certificate["password"],
+        "PORT": "5000",
+        "URL": f"https://{REGISTRY}",
+    }
+
+
+REGISTRY = "127.0.0.1:5000"
+
+
+def test_registry(machine: Machine, registry: dict[str, str]) -> None:
+    machine.twice("registry", **registry)
+
+
+def bundle(folder: Path) -> str:
+    """An image like the node bundle, with a kubelet that only sleeps; returns a tar file that containerd imports."""
+    archive = folder / "rootfs.tar"
+    with tarfile.open(archive, "w") as tar:
+        files = {
+            "usr/local/bin/kubelet": "#!/bin/sh\nexec sleep infinity\n",
+            "etc/systemd/system/kubelet.service": "[Service]\nExecStart=/usr/local/bin/kubelet\n"
+            "[Install]\nWantedBy=multi-user.target\n",
+        }
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), 0o755 if "bin/" in name else 0o644
+            tar.addfile(info, BytesIO(content.encode()))
+    name = f"{REGISTRY}/node-bundle:test"
+    assert docker("import", str(archive), name).returncode == 0
+    assert docker("save", "-o", str(folder / "bundle.tar"), name).returncode == 0
+    docker("rmi", name)
+    return str(folder / "bundle.tar")
+
+
+@pytest.fixture
+def node(machine: Machine, registry: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A registry that serves, with a bundle in it, and what node.sh is given."""
+    machine.step("registry", "up", **registry)
+    hosts = render.registry_hosts(
+        f"https://{REGISTRY}", host=REGISTRY, user="spdk-k8s", password=registry["PASSWORD"], tls=True
+    )
+    assert docker("cp", bundle(tmp_path), f"{machine.name}:/root/bundle.tar").returncode == 0
+    digest = machine.run(
+        "bash", "-euc",
+        """mkdir -p "/root/certs/$1" "/etc/containerd/certs.d/$1"
+        cat >"/root/certs/$1/hosts.toml"
+        printf %s "$2" >"/etc/containerd/certs.d/$1/ca.crt"
+        systemctl start containerd
+        ctr images import /root/bundle.tar >&2
+        ctr images push --hosts-dir /root/certs "$1/node-bundle:test" >&2
+        ctr images ls -q "name==$1/node-bundle:test" >&2
+        ctr images ls "name==$1/node-bundle:test" | awk 'END {print $3}'
+        ctr images rm "$1/node-bundle:test" >&2
+        systemctl stop containerd
+        rm -rf /root/certs /root/bundle.tar /etc/containerd/certs.d""",
+        "-", REGISTRY, registry["CA"], text=hosts.replace('"resolve"', '"resolve", "push"'),
+    ).strip()  # fmt: skip
+    yield {
+        "REGISTRY": REGISTRY,
+        "REGISTRY_CA": registry["CA"],
+        "REGISTRY_HOSTS": hosts,
+        "BUNDLE": f"{REGISTRY}/node-bundle@{digest}",
+        "PAUSE": f"{REGISTRY}/pause@sha256:{'0' * 64}",
+        "PACKAGES": PACKAGES,
+        "CNI_CONFIG": render.cni_config(IPv4Network("10.244.0.0/16"), 0),
+        "ROUTES": render.routes(IPv4Network("10.244.0.0/16"), [IPv4Address("127.0.0.1")], 0),
+        "NODE_IP": "127.0.0.1",
+    }
+    machine.step("registry", "down", **registry)
+
+
+def test_node(machine: Machine, node: dict[str, str]) -> None:
+    machine.twice("node", **node)
+
+
+def test_a_changed_value_is_followed_and_only_it(machine: Machine, node: dict[str, str]) -> None:
+    machine.step("node", "up", **node)
+    first = machine.state()
+    machine.step("node", "up", **{**node, "NODE_IP": "127.0.0.2"})
+    touched = {line.split()[-1] for line in changes(first, machine.state())}
+    assert touched == {"/etc/default/kubelet"}
+    machine.step("node", "down", **node)
+
+
+def test_hugepages(machine: Machine) -> None:
+    pages = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not pages.exists():
+        pytest.skip("this machine has no hugepages of 2 MiB")
+    before, others = machine.state(), int(pages.read_text())
+    machine.step("hugepages", "up", HUGEPAGES="2Mi=4")
+    assert int(pages.read_text()) == others + 4
+    machine.twice("hugepages", HUGEPAGES="2Mi=4")
+    assert int(pages.read_text()) == others
+    machine.step("hugepages", "up", HUGEPAGES="2Mi=4")
+    machine.step("hugepages", "up", HUGEPAGES="2Mi=2")
+    assert int(pages.read_text()) == others + 2
+    machine.step("hugepages", "down", HUGEPAGES="2Mi=2")
+    assert int(pages.read_text()) == others
+    assert changes(before, machine.state()) == []
+
+
+def test_engine_trust(machine: Machine) -> None:
+    before = machine.state()
+    for _ in range(2):
+        machine.run("/scripts/engine_trust.sh", "up", REGISTRY, text="CA")
+    assert machine.run("cat", f"/etc/docker/certs.d/{REGISTRY}/ca.crt") == "CA\n"
+    for _ in range(2):
+        machine.run("/scripts/engine_trust.sh", "down", REGISTRY)
+    assert changes(before, machine.state()) == []
+
+
+def test_a_certificate_is_made_without_a_trace_and_its_cas_key_is_thrown_away(machine: Machine) -> None:
+    before = machine.state()
+    made = json.loads(machine.run("/scripts/certificate.sh", "192.0.2.11"))
+    assert set(made) == {"ca", "certificate", "key", "password"}
+    for part in ("ca", "certificate"):
+        machine.run("tee", f"/tmp/{part}", text=made[part])
+    machine.run("openssl", "verify", "-CAfile", "/tmp/ca", "-verify_ip", "192.0.2.11", "/tmp/certificate")
+    public = machine.run("openssl", "pkey", "-pubout", text=made["key"])
+    assert public != machine.run("openssl", "x509", "-pubkey", "-noout", text=made["ca"]), "the CA's key is handed out"
+    machine.run("rm", "/tmp/ca", "/tmp/certificate")
+    assert machine.run("find", "/tmp", "-type", "f") == ""
+    assert changes(before, machine.state()) == []
+
+
+def test_keys_are_made_without_a_trace(machine: Machine) -> None:
+    before = machine.state()
+    made = json.loads(machine.run("/scripts/keys.sh", "client", "master"))
+    for pair in made.values():
+        public = machine.run("bash", "-c", "umask 077; cat >/tmp/key; ssh-keygen -yf /tmp/key; rm /tmp/key",
+                             text=pair["private"])  # fmt: skip
+        assert public.split()[:2] == pair["public"].split()[:2]
+    assert machine.run("find", "/tmp", "-type", "f") == ""
+    assert changes(before, machine.state()) == []
+
+
+VM_DISKS = """#!/bin/sh
+echo "$*" >>/run/vm-disks.log
+"""
+
+
+def test_vm_disk(machine: Machine) -> None:
+    """With a tool that only writes down how it was called: QEMU's part is the stack's tests'."""
+    machine.run("install", "-D", "-m", "0755", "/dev/stdin", "/usr/local/lib/spdk-k8s/vm-disks", text=VM_DISKS)
+    machine.run("systemd-run", "--unit=spdk-k8s-vm", "--quiet", "sleep", "infinity")
+    before = machine.state()
+    machine.step("vm_disk", "up", VM="vm", ORDINAL="1", SLOT="1")
+    other = machine.state()
+    values = {"VM": "vm", "ORDINAL": "4", "SLOT": "3"}
+    machine.step("vm_disk", "up", **values)
+    assert machine.run("cat", "/etc/spdk-k8s/vm.disks.d/4") == "3\n"
+    first = machine.state()
+    machine.step("vm_disk", "up", **values)
+    assert [line for line in changes(first, machine.state()) if "/etc/spdk-k8s/vm.disks.d/4" not in line] == []
+    machine.undone_twice("vm_disk", **values)
+    assert changes(other, machine.state()) == [], "another disk was touched"
+    assert machine.run("cat", "/run/vm-disks.log").splitlines() == ["vm 1", "vm 4", "vm 4", "vm", "vm"]
+    machine.run("systemctl", "stop", "spdk-k8s-vm")
+    machine.step("vm_disk", "down", VM="vm", ORDINAL="1", SLOT="1")
+    machine.run("rm", "-r", "/etc/spdk-k8s", "/usr/local/lib/spdk-k8s")
+    assert [line for line in changes(before, machine.state()) if "spdk-k8s" not in line] == []
+
+
+NETWORK = """
+ip link add nic0 type veth peer name nic1
+ip addr add 192.0.2.12/24 brd + dev nic0
+ip link set nic0 up
+ip route add default via 192.0.2.1 dev nic0
+"""
+
+
+def test_bridge(machine: Machine) -> None:
+    """The host's address and routes move to the bridge and back, for one VM and for two."""
+    machine.run("bash", "-euc", NETWORK)
+    before = machine.state()
+    up, down = (("bash", "/scripts/host/bridge", action, "br0", "nic0") for action in ("up", "down"))
+    machine.run(*up, "tap0")
+    first = machine.state()
+    assert any("br0" in line and "192.0.2.12/24" in line for line in first)
+    machine.run(*up, "tap0")
+    assert changes(first, machine.state()) == []
+    machine.run(*up, "tap1")
+    machine.run(*down, "tap1")
+    assert changes(first, machine.state()) == [], "the first VM lost something"
+    for _ in range(2):
+        machine.run(*down, "tap0")
+    assert changes(before, machine.state()) == []
+    machine.run("ip", "link", "del", "nic0")
+
+
+NEVER_RAN = {
+    "control_plane": {"NODE": "n", "CONFIG": ""},
+    "devices": {"BDEV": "nvme", "DEVICES": "0000:ff:1f.7"},
+    "hugepages": {"HUGEPAGES": "2Mi=2"},
+    "join": {"NODE": "n", "CONFIG": "", "KUBECONFIG_TEXT": ""},
+    "node": {"REGISTRY": REGISTRY},
+    "registry": {},
+    "vm_disk": {"VM": "vm", "ORDINAL": "0", "SLOT": "0"},
+    "worker_vm": {"VM": "vm", "SOCKETS": "/var/tmp", "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media"},
+}
+
+
+@pytest.mark.parametrize("step", NEVER_RAN)
+def test_undo_where_it_never_ran(machine: Machine, step: str) -> None:
+    machine.undone_twice(step, **NEVER_RAN[step])
