@@ -53,7 +53,7 @@ def state(plain: PlainMachines, machine: Machine) -> dict[str, Any]:
         "packages": machine.shell("dpkg-query -W").splitlines(),
         "files": files(machine),
         "units": machine.shell("systemctl list-unit-files --no-legend --no-pager").splitlines(),
-        "mounts": sorted(machine.shell("cut -d' ' -f2-4 /proc/self/mounts").splitlines()),
+        "mounts": sorted(machine.shell("cut -d' ' -f2-3 /proc/self/mounts").splitlines()),
         "processes": sorted(
             set(machine.shell("cat /proc/[0-9]*/comm 2>/dev/null || true").split()) - {"bash", "cat", "(sd-pam)"}
         ),
