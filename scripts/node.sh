@@ -176,6 +176,7 @@ down() {
     /usr/libexec/kubernetes /etc/default/kubelet /etc/systemd/system/kubelet.service* \
     /etc/systemd/system/spdk-k8s-routes.service /etc/modules-load.d/spdk-k8s.conf /etc/sysctl.d/90-spdk-k8s.conf \
     /var/log/pods /var/log/containers /var/tmp/vhost.* # the last ones are the vhost pod's
+  rmdir /usr/lib/modules 2>/dev/null || true # made for kube-proxy where the kernel has none
   systemctl daemon-reload
   if grep -qsx containerd "$STATE/packages"; then
     systemctl disable --now containerd 2>/dev/null || true
