@@ -69,14 +69,15 @@ packages() {
 }
 installed() { dpkg-query -W -f '${Package} ${db:Status-Status}\n' | sed -n 's/ installed$//p' | sort -u; }
 
-# keep FILE   before a step first writes over a file of the machine's own; give_back puts it where it was, or ours away
+# keep FILE   before a step first writes over a file of the machine's own; give_back puts it where it was, or ours away; true when
+# there was something to give back
 keep() {
   if [ -e "$STATE/kept$1" ] || [ -e "$STATE/kept$1.none" ]; then return; fi
   install -d "$(dirname "$STATE/kept$1")"
   if [ -e "$1" ]; then cp -a "$1" "$STATE/kept$1"; else touch "$STATE/kept$1.none"; fi
 }
 give_back() {
-  if [ -e "$STATE/kept$1" ]; then mv "$STATE/kept$1" "$1"; elif [ -e "$STATE/kept$1.none" ]; then rm -f "$1" "$STATE/kept$1.none"; fi
+  if [ -e "$STATE/kept$1" ]; then mv "$STATE/kept$1" "$1"; elif [ -e "$STATE/kept$1.none" ]; then rm -f "$1" "$STATE/kept$1.none"; else return 1; fi
 }
 
 # enable UNIT   at boot; asking first, because enabling reloads systemd, which an emulated CPU feels

@@ -172,7 +172,7 @@ down() {
   remains
   network_down
   [ ! -x /usr/local/bin/kubelet ] || rm -f /usr/local/bin/{kubelet,kubeadm,kubectl}
-  rm -rf /opt/cni /etc/cni /var/lib/cni "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s \
+  rm -rf /opt/cni /etc/cni/net.d/10-spdk-k8s.conflist /var/lib/cni "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s \
     /usr/libexec/kubernetes /etc/default/kubelet /etc/systemd/system/kubelet.service* \
     /etc/systemd/system/spdk-k8s-routes.service /etc/modules-load.d/spdk-k8s.conf /etc/sysctl.d/90-spdk-k8s.conf \
     /var/log/pods /var/log/containers /var/tmp/vhost.* # the last ones are the vhost pod's
@@ -181,11 +181,10 @@ down() {
   if grep -qsx containerd "$STATE/packages"; then
     systemctl disable --now containerd 2>/dev/null || true
     unmount /run/containerd
-    rm -rf /var/lib/containerd /run/containerd /opt/containerd /etc/containerd
+    rm -rf /var/lib/containerd /run/containerd /opt/containerd /etc/containerd /etc/cni
   else
     rmdir --ignore-fail-on-non-empty "$certs" 2>/dev/null || true
-    give_back /etc/containerd/config.toml
-    systemctl try-restart containerd 2>/dev/null || true
+    if give_back /etc/containerd/config.toml; then systemctl try-restart containerd 2>/dev/null || true; fi
   fi
   [ ! -f "$STATE/sysctl" ] || sysctl -q -p "$STATE/sysctl" >/dev/null 2>&1 || true
 }
