@@ -543,7 +543,9 @@ def registry() -> Iterator[str]:
         address = f"127.0.0.1:{server.server_port}"
         yield address
         server.shutdown()
-    sh("docker", "rmi", "-f", f"{address}/{NAME}:1", check=False)
+    # by tag and by digest
+    made = sh("docker", "images", "--format", "{{.ID}}", f"{address}/{NAME}").split()
+    sh("docker", "rmi", "-f", *made, check=False)
 
 
 def test_image_is_pushed(containers: Engine, context: Path, registry: str) -> None:
