@@ -7,11 +7,13 @@ in PULUMI_HOME, on PATH, or in the folder that SPDK_K8S_REAL_PLUGINS names.
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import http.server
 import json
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +46,14 @@ pytestmark = pytest.mark.engine
 
 Program = Callable[[], object]
 PAUSE = f"registry.k8s.io/pause:{PINS['PAUSE']}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_at_a_time() -> Iterator[None]:
+    """Its networks, containers and images have fixed names: a second run on this machine waits for the first."""
+    with (Path(tempfile.gettempdir()) / f"{NAME}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(params=["offline", "released"])
