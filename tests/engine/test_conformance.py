@@ -48,7 +48,7 @@ Program = Callable[[], object]
 PAUSE = f"registry.k8s.io/pause:{PINS['PAUSE']}"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_at_a_time() -> Iterator[None]:
     """Its networks, containers and images have fixed names: a second run on this machine waits for the first."""
     with (Path(tempfile.gettempdir()) / f"{NAME}.lock").open("w") as lock:
@@ -115,7 +115,7 @@ class Shell:
         return sh("docker", "exec", f"{NAME}-sshd", "cat", path, check=False).splitlines()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The connection to an SSH server in a throw-away container."""
     keys = tmp_path_factory.mktemp("keys")
@@ -599,7 +599,7 @@ class Cluster:
         return sh("kubectl", "--kubeconfig", str(self.kubeconfig), *args, text=text, check=check)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder, token = tmp_path_factory.mktemp("cluster"), os.urandom(16).hex()
     sh("openssl", "genrsa", "-out", str(folder / "sa.key"), "2048")
