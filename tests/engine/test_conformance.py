@@ -7,11 +7,13 @@ in PULUMI_HOME, on PATH, or in the folder that SPDK_K8S_REAL_PLUGINS names.
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import http.server
 import json
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +46,14 @@ pytestmark = pytest.mark.engine
 
 Program = Callable[[], object]
 PAUSE = f"registry.k8s.io/pause:{PINS['PAUSE']}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_at_a_time() -> Iterator[None]:
+    """Its networks, containers and images have fixed names: a second run on this machine waits for the first."""
+    with (Path(tempfile.gettempdir()) / f"{NAME}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(params=["offline", "released"])
@@ -105,7 +115,7 @@ class Shell:
         return sh("docker", "exec", f"{NAME}-sshd", "cat", path, check=False).splitlines()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The connection to an SSH server in a throw-away container."""
     keys = tmp_path_factory.mktemp("keys")
@@ -543,7 +553,9 @@ def registry() -> Iterator[str]:
         address = f"127.0.0.1:{server.server_port}"
         yield address
         server.shutdown()
-    sh("docker", "rmi", "-f", f"{address}/{NAME}:1", check=False)
+    # by tag and by digest
+    made = sh("docker", "images", "--format", "{{.ID}}", f"{address}/{NAME}").split()
+    sh("docker", "rmi", "-f", *made, check=False)
 
 
 def test_image_is_pushed(containers: Engine, context: Path, registry: str) -> None:
@@ -587,7 +599,7 @@ class Cluster:
         return sh("kubectl", "--kubeconfig", str(self.kubeconfig), *args, text=text, check=check)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder, token = tmp_path_factory.mktemp("cluster"), os.urandom(16).hex()
     sh("openssl", "genrsa", "-out", str(folder / "sa.key"), "2048")
