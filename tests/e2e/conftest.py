@@ -94,7 +94,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str
     made.remove()
 
 
-# Where a Ctrl-C hits: as images are on their way, as the first machine has joined, as the VM joins. What is under way at
+# Where a Ctrl-C hits: as images are on their way, as the first machine has joined, as the VM has. What is under way at
 # a Ctrl-C is still finished, so each is two steps after whatever can be under way at the one before.
 INTERRUPTIONS = ("registry-trust created", "worker1-join created", "worker2-join created")
 
