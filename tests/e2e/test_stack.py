@@ -170,7 +170,7 @@ def in_target(running: Running, command: str) -> str:
 
 def reads(running: Running, ordinal: int) -> int:
     """Read operations that SPDK's bdev of that number has served."""
-    asked = f"""rpc bdev_get_iostat '{{"name": "Malloc{ordinal}"}}'"""
+    asked = f"""rpc bdev_get_iostat '{{"names": ["Malloc{ordinal}"]}}'"""
     answer = in_target(running, f". /usr/local/bin/target.sh; connect reconcile && {asked}")
     return int(json.loads(answer)["bdevs"][0]["num_read_ops"])
 
@@ -282,6 +282,14 @@ def checked(running: Running) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def wait_until_there_is_no_drift(running: Running, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (found := checked(running)).returncode != 0:
+        assert time.monotonic() < end, found.stderr
+        time.sleep(2)
+    assert "no drift" in found.stdout
+
+
 def test_drift_is_found_and_mended_and_the_vm_comes_back_with_every_disk_as_it_was(running: Running) -> None:
     lives = [marker(running, i) for i in ORDINALS]
     running.docker("worker1", "systemctl", "stop", "spdk-k8s-vm")
@@ -297,11 +305,7 @@ def test_drift_is_found_and_mended_and_the_vm_comes_back_with_every_disk_as_it_w
         env=running.stack.environment, cwd=ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert mended.returncode == 0, mended.stdout[-3000:] + mended.stderr[-1000:]
-    end = time.monotonic() + 240
-    while (found := checked(running)).returncode != 0:
-        assert time.monotonic() < end, found.stderr
-        time.sleep(2)
-    assert "no drift" in found.stdout
+    wait_until_there_is_no_drift(running, 240)
     assert [marker(running, i) for i in ORDINALS] == lives
     assert_every_pod_serves_its_own_disk(running)
 
@@ -381,7 +385,7 @@ def test_n_grows_and_shrinks_while_everything_runs(running: Running) -> None:
     assert viewer.gap < 5, f"a viewer of pod 0 waited {viewer.gap:.1f} s"
     assert unharmed(running) == before
     assert running.guest(f"test -e {disk_path(COUNT)} || echo gone").strip() == "gone"
-    assert "no drift" in checked(running).stdout
+    wait_until_there_is_no_drift(running, 60)  # kubelet passes a changed ConfigMap on within half a minute
 
 
 def test_disks_on_files_survive_the_target(running: Running) -> None:
