@@ -61,6 +61,7 @@ def main(folder: Path, count: int) -> None:
             "REGISTRY_HOSTS": render.registry_hosts(f"https://{REGISTRY}", **login),
             "BUNDLE": f"{REGISTRY}/node-bundle:floor", "PAUSE": f"{REGISTRY}/pause:{PINS['PAUSE']}",
             "CNI_CONFIG": render.cni_config(POD_CIDR, i), "ROUTES": render.routes(POD_CIDR, list(NODES.values()), i),
+            "SYNC": "2s" if name == "worker1" else "1m",
         })  # fmt: skip
     write("control-plane", "control_plane", {
         "NODE": "master",

@@ -154,8 +154,11 @@ class Cluster(pulumi.ComponentResource):
         self.contents = pulumi.ResourceOptions(providers=[self.provider], deleted_with=control_plane)
         self.register_outputs({"kubeconfig": self.kubeconfig, "apiServer": self._api_server})
 
-    def prepare(self, host: Host, *, hugepages: Mapping[str, int] | None = None) -> pulumi.Resource:
-        """Everything that a node needs before kubeadm runs on it. hugepages: size ("2Mi", "1Gi") -> how many."""
+    def prepare(self, host: Host, *, hugepages: Mapping[str, int] | None = None, sync: str = "1m") -> pulumi.Resource:
+        """Everything that a node needs before kubeadm runs on it.
+
+        hugepages: size ("2Mi", "1Gi") -> how many. sync: how soon a pod there sees that its ConfigMap has changed.
+        """
         reserved = (
             [
                 host.run(
@@ -182,6 +185,7 @@ class Cluster(pulumi.ComponentResource):
                 "CNI_CONFIG": render.cni_config(self._args.pod_cidr, number),
                 "ROUTES": render.routes(self._args.pod_cidr, list(nodes.values()), number),
                 "NODE_IP": str(nodes[host.name]),
+                "SYNC": sync,
             },
             parent=self,
             depends_on=reserved,

@@ -193,9 +193,7 @@ def kubeadm_init(
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "serverTLSBootstrap": False,
-            # a ConfigMap's change reaches the vhost pod within seconds
-            "syncFrequency": "10s",
-            # and `make status` shows how full the disks are, not how full they were
+            # `make status` shows how full the disks are, not how full they were
             "volumeStatsAggPeriod": "10s",
             # up to 128 video pods on one VM; they need no addresses of their own
             "maxPods": 200,

@@ -201,14 +201,12 @@ class Video(pulumi.ComponentResource):
                                     {"name": CLAIM, "mount_path": "/data"},
                                     {"name": "media", "mount_path": "/media", "read_only": True},
                                     {"name": "tmp", "mount_path": "/tmp"},
-                                    {"name": "run", "mount_path": "/run"},
                                 ],
                             }
                         ],
                         "volumes": [
                             {"name": "media", "host_path": {"path": args.media, "type": "Directory"}},
                             {"name": "tmp", "empty_dir": {"medium": "Memory", "size_limit": "64Mi"}},
-                            {"name": "run", "empty_dir": {"medium": "Memory", "size_limit": "16Mi"}},
                         ],
                     },
                 },

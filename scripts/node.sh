@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What makes a machine fit to be a node: packages, containerd with the private registry, Kubernetes' binaries, CNI.
-# in: REGISTRY REGISTRY_HOSTS REGISTRY_CA BUNDLE PAUSE CNI_CONFIG ROUTES NODE_IP PACKAGES
+# in: REGISTRY REGISTRY_HOSTS REGISTRY_CA BUNDLE PAUSE CNI_CONFIG ROUTES NODE_IP PACKAGES SYNC
 certs=/etc/containerd/certs.d
 patches=/etc/kubernetes/patches
 
@@ -56,7 +56,8 @@ registry_access() {
 }
 
 containerd_config() {
-  local systemd_cgroup=true restrict=false
+  local systemd_cgroup=true restrict=false runtime=runc
+  if command -v crun >/dev/null; then runtime=crun; fi # in the guest
   if [ "$(cgroup_driver)" = cgroupfs ]; then systemd_cgroup=false; fi
   # without CAP_SYS_RESOURCE nothing may lower its OOM score
   if ! may_sys_resource; then restrict=true; fi
@@ -76,6 +77,7 @@ version = 2
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = $systemd_cgroup
+      BinaryName = "$runtime"
 EOF
   enable containerd
   systemctl start containerd
@@ -106,7 +108,7 @@ bundle() {
 # What only this machine can tell goes into kubeadm's per-node patches.
 kubelet_config() {
   {
-    printf 'cgroupDriver: %s\n' "$(cgroup_driver)"
+    printf 'cgroupDriver: %s\nsyncFrequency: %s\n' "$(cgroup_driver)" "$SYNC"
     if [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ]; then printf 'failCgroupV1: false\n'; fi
     if is_container; then
       ! grep -qs 'nameserver 127.0.0.11' /etc/resolv.conf || printf 'resolvConf: /etc/kubernetes/resolv.conf\n'
@@ -116,6 +118,8 @@ kubelet_config() {
     fi
   } | write 0644 "$patches/kubeletconfiguration+merge.yaml" || true
   write 0644 /etc/default/kubelet <<<"KUBELET_EXTRA_ARGS=--node-ip=$NODE_IP" || true
+  # where there are none, kubelet looks for them every second, and logs it
+  install -d /etc/kubernetes/manifests
   enable kubelet
 }
 

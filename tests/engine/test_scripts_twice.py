@@ -186,6 +186,7 @@ def node(machine: Machine, registry: dict[str, str], tmp_path: Path) -> Iterator
         "CNI_CONFIG": render.cni_config(IPv4Network("10.244.0.0/16"), 0),
         "ROUTES": render.routes(IPv4Network("10.244.0.0/16"), [IPv4Address("127.0.0.1")], 0),
         "NODE_IP": "127.0.0.1",
+        "SYNC": "2s",
     }
     machine.step("registry", "down", **registry)
 
