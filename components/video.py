@@ -116,6 +116,7 @@ class Video(pulumi.ComponentResource):
             for i, disk in enumerate(disks)
         ]
         nodes = {disk.node for disk in disks}
+        patience = f"{max(600, 10 * len(disks))}s"  # on an emulated CPU each takes some seconds of it
         labels = {"app": NAME}
         service = kubernetes.core.v1.Service(
             f"{name}-service",
@@ -224,7 +225,7 @@ class Video(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[*args.after, *ports, service, *volumes],
-                custom_timeouts=pulumi.CustomTimeouts(create="10m", update="10m"),
+                custom_timeouts=pulumi.CustomTimeouts(create=patience, update=patience),
             ),
         )
         self.pages = [pulumi.Output.format("http://{0}:{1}/", d.address, http_port + i) for i, d in enumerate(disks)]

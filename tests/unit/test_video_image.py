@@ -161,7 +161,7 @@ def test_no_room_is_told_before_anything_is_copied(pod: Pod) -> None:
     pod.program("df", 'case "$*" in *source*) echo /dev/vdc ;; *) echo 3 ;; esac')
     error = pod.refuses()
     assert "disk 2 (/dev/vdc): no room for mp4-3" in error
-    assert "vhost.diskMiB" in error
+    assert "vhost.diskMib" in error
     assert tree(pod.disk / "media") == {}
 
 
