@@ -96,7 +96,7 @@ class Vhost(pulumi.ComponentResource):
                 args.host.run(
                     f"{name}-devices",
                     "devices",
-                    {"BDEV": disks.bdev, "DEVICES": " ".join(disks.devices)},
+                    {"BDEV": disks.bdev, "DEVICES": " ".join(disks.devices), "MIB": str(disks.mib)},
                     parent=self,
                     depends_on=args.after,
                 )

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,6 +153,22 @@ def test_hugepages_and_devices_come_first() -> None:
     pages, devices = (run_program(**LAYOUTS[name]) for name in ("spdk on hugepages", "devices, plain HTTP"))
     assert "cluster/worker1-hugepages" in waits_for(pages, "cluster/worker1-node")
     assert "vhost/vhost-devices" in waits_for(devices, "vhost/vhost")
+
+
+def mounts(container: dict[str, Any]) -> dict[str, str]:
+    """Path in the container -> volume."""
+    return {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+
+
+def test_only_the_target_has_the_devices() -> None:
+    """reconcile asks the target, which opens them: it needs none of the host's devices, and no privilege."""
+    graph = run_program(**LAYOUTS["devices, plain HTTP"])
+    target, reconcile = graph["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
+    assert mounts(target) == {**mounts(reconcile), "/dev": "devices"}
+    assert target["securityContext"]["privileged"]
+    assert "privileged" not in reconcile["securityContext"]
+    assert reconcile["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "MIB=128\n" in graph["vhost/vhost-devices"].inputs["stdin"]
 
 
 def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
