@@ -158,7 +158,6 @@ for number, (host_name, vm_names) in enumerate(where.storage.items()):
                 hugepage_size=config.vm.hugepage_size,
                 accel=config.vm.accel,
                 mac=mac_address(config.vm.mac, config.vms.index(name)),
-                queues=config.vm.queues,
                 disk_slots=config.vm.disk_slots,
                 vnc=config.vm.vnc,
                 after=[prepared],

@@ -266,12 +266,10 @@ def vhost_config(disks: Disks) -> str:
         {
             "sockets": SOCKETS,
             "bdev": disks.bdev,
+            "mib": disks.mib,
             "blockSize": disks.block_size,
             "queues": disks.queues,
-            "disks": [
-                {"name": f"vhost.{i}", "socket": socket_path(i), "mib": disks.mib, "file": disks.file(i)}
-                for i in disks.ordinals
-            ],
+            "disks": [{"name": f"vhost.{i}", "socket": socket_path(i), "file": disks.file(i)} for i in disks.ordinals],
         },
         indent=1,
     )

@@ -165,7 +165,13 @@ class Vhost(pulumi.ComponentResource):
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": labels},
                 "template": {
-                    "metadata": {"labels": labels},
+                    "metadata": {
+                        "labels": labels,
+                        # what no running target changes; which disks it serves is reconcile's, with nothing restarted
+                        "annotations": {
+                            "spdk-k8s/disks": f"{disks.bdev} {disks.mib} {disks.block_size} {disks.queues}"
+                        },
+                    },
                     "spec": {
                         "node_selector": {"type1": args.host.name},
                         "automount_service_account_token": False,

@@ -52,8 +52,6 @@ class WorkerVmArgs:
     """Pages of the VM's memory; reserved by Cluster.prepare."""
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     mac: str = "DE:AD:BE:EF:01:41"
-    queues: int = 1
-    """Of each vhost disk."""
     disk_slots: int = 32
     """PCIe root ports for vhost disks."""
     vnc: str | None = None
@@ -143,7 +141,6 @@ class WorkerVm(pulumi.ComponentResource):
                 "NETWORK_CONFIG": render.cloud_init_network(
                     mac=args.mac, address=args.address, prefix=args.prefix, gateway=args.gateway
                 ),
-                "QUEUES": str(args.queues),
                 "SOCKETS": render.SOCKETS,
                 "BRIDGE": "br-spdk-k8s",
                 "TAP": tap,

@@ -162,6 +162,20 @@ def test_a_file_outlives_its_disk(target: Target) -> None:
         assert file.read_bytes().startswith(b"somebody's data")
 
 
+def test_disks_of_another_kind_have_another_life(target: Target) -> None:
+    """Also those that are kept: worker1 plugs them in again, or the guest would go on with blocks of the old size."""
+    disks, lives = replace(DISKS, bdev="aio"), list[str]()
+    for served in (disks, disks, replace(disks, block_size=512), replace(disks, block_size=512, queues=2)):
+        target.start(served)
+        target.reconcile()
+        target.wait_ready()
+        lives.append((target.folder / "sockets/vhost.life").read_text())
+        docker("rm", "-f", target.name)
+    first, again, smaller, wider = lives
+    assert first == again == "kept\naio 16 4096 1\n"
+    assert (smaller, wider) == ("kept\naio 16 512 1\n", "kept\naio 16 512 2\n")
+
+
 def test_a_second_target_waits_for_the_first_to_end(target: Target) -> None:
     """A pod that is made anew starts while the old one ends, which removes its sockets by their names."""
     target.start(DISKS)

@@ -301,6 +301,24 @@ def test_a_changed_image_rolls_just_its_pods(monkeypatch: pytest.MonkeyPatch, fo
     assert set(changed(before, record(main, LAYOUTS["dev"]))) == touches
 
 
+POD = {"backend": "qemu-storage-daemon", "bdev": "aio", "memoryMib": 1024}  # whose memory says nothing of its disks
+
+
+def pod_template(vm: dict[str, object] | None = None, numinst: int = 3, **vhost: object) -> dict[str, Any]:
+    graph = run_program(numinst=numinst, vhost=POD | vhost, vm=vm or {})
+    return graph["vhost/vhost"].inputs["spec"]["template"]
+
+
+def test_n_changes_with_the_target_running() -> None:
+    assert pod_template(numinst=24) == pod_template(numinst=3)
+
+
+@pytest.mark.parametrize("change", [{"diskMib": 64}, {"blockSize": 512}, {"vm": {"queues": 2}}])
+def test_what_a_running_target_cannot_change_makes_it_anew(change: dict[str, Any]) -> None:
+    """Or the config would say one thing, the target serve another, and its next restart break the guest's disks."""
+    assert pod_template(**change) != pod_template()
+
+
 def test_a_smaller_n_gives_disks_back_and_deletes_nothing_on_them() -> None:
     """First the pod goes, then its claim and volume, which only point to the disk, then the disk leaves the VM."""
     graph = run_program(**LAYOUTS["dev"])

@@ -5,7 +5,7 @@ disk() { jq -r --arg name "$1" '.disks[] | select(.name == $name) | .'"$2" /etc/
 # is seen by the target alone, which says when it is gone; its size was looked at before (scripts/devices.sh)
 file_of() {
   local file bytes
-  file=$(disk "$1" file) bytes=$(($(disk "$1" mib) << 20))
+  file=$(disk "$1" file) bytes=$(($(jq .mib /etc/vhost/vhost.json) << 20))
   if [[ "$file" == /dev/* ]]; then
     :
   elif [ ! -e "$file" ]; then
