@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -102,3 +103,33 @@ def test_a_disk_has_as_many_queues_as_the_target_gives_it(vm: Vm) -> None:
     assert (disk["id"], disk["num-queues"]) == ("disk-0", 4)
     vm.run()
     assert len(vm.told("device_add")) == 1, "it is there already"
+
+
+def test_a_disk_that_is_to_be_made_anew_is_not_plugged_in_before(vm: Vm) -> None:
+    """As after a renewal that gave up: the target would blank it later, when the guest's data are on it."""
+    blank = vm.folder / "sockets/vhost.0.blank"
+    blank.touch()
+    started = vm.start()
+    with pytest.raises(subprocess.TimeoutExpired):
+        started.wait(timeout=1.5)
+    assert vm.told("qom-list"), "it has not looked yet"
+    assert not vm.told("device_add")
+    blank.unlink()
+    assert started.wait(timeout=20) == 0
+    assert len(vm.told("device_add")) == 1
+
+
+def test_a_disk_of_an_earlier_life_is_swapped(vm: Vm) -> None:
+    vm.run()
+    vm.serve("kept", "aio 128 512 1")
+    started = vm.start()
+    blank = vm.folder / "sockets/vhost.0.blank"
+    end = time.monotonic() + 10
+    while not blank.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not (vm.folder / "sockets/vhost.0.used").exists()
+    blank.unlink()  # as reconcile does
+    assert started.wait(timeout=20) == 0
+    assert len(vm.told("device_del")) == 1
+    assert len(vm.told("device_add")) == 2
