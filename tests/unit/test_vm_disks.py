@@ -91,7 +91,7 @@ def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm]:
     made = Vm(folder)
     made.serve("kept", "aio 128 4096 1")
     with ExitStack() as open_sockets:
-        for name in ("run/vm.qmp", "sockets/vhost.0"):
+        for name in ("run/vm.qmp", "run/vm.end.qmp", "sockets/vhost.0"):
             open_sockets.enter_context(socket.socket(socket.AF_UNIX)).bind(str(folder / name))
         yield made
 
@@ -133,3 +133,10 @@ def test_a_disk_of_an_earlier_life_is_swapped(vm: Vm) -> None:
     assert started.wait(timeout=20) == 0
     assert len(vm.told("device_del")) == 1
     assert len(vm.told("device_add")) == 2
+
+
+def test_the_guest_is_asked_to_power_down_also_while_disks_are_plugged(vm: Vm) -> None:
+    """Or QEMU is killed with the guest's filesystems mounted."""
+    (vm.folder / "run/vm.busy").touch()
+    vm.run("powerdown")
+    assert len(vm.told("system_powerdown")) == 1
