@@ -159,6 +159,7 @@ for number, (host_name, vm_names) in enumerate(where.storage.items()):
                 accel=config.vm.accel,
                 mac=mac_address(config.vm.mac, config.vms.index(name)),
                 disk_slots=config.vm.disk_slots,
+                target=pod,
                 vnc=config.vm.vnc,
                 after=[prepared],
             ),

@@ -54,6 +54,8 @@ class WorkerVmArgs:
     mac: str = "DE:AD:BE:EF:01:41"
     disk_slots: int = 32
     """PCIe root ports for vhost disks."""
+    target: str = render.VHOST
+    """Deployment of the vhost target that serves its disks, for messages."""
     vnc: str | None = None
     """QEMU's VNC display, such as 127.0.0.1:2."""
     after: Sequence[pulumi.Resource] = ()
@@ -142,6 +144,7 @@ class WorkerVm(pulumi.ComponentResource):
                     mac=args.mac, address=args.address, prefix=args.prefix, gateway=args.gateway
                 ),
                 "SOCKETS": render.SOCKETS,
+                "TARGET": args.target,
                 "BRIDGE": "br-spdk-k8s",
                 "TAP": tap,
                 "NIC": args.nic,
@@ -155,7 +158,7 @@ class WorkerVm(pulumi.ComponentResource):
         self.answers = args.host.run(
             f"{name}-answers",
             "vm_answers",
-            {"ADDRESS": str(args.address)},
+            {"ADDRESS": str(args.address), "VM": self._vm},
             parent=self,
             undo="never",
             depends_on=[self.running],

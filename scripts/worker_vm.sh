@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # The worker VM on its host: bridge, media share, disks of the guest, QEMU as a systemd unit.
 # in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
-#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
+#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB
+#     TARGET (Deployment that serves its disks) SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
 vm=$STATE/$VM
 unit=spdk-k8s-$VM
 lib=/usr/local/lib/spdk-k8s
@@ -165,7 +166,7 @@ units() {
   local args changed=
   args=${QEMU_ARGS//@ACCEL@/$(accel_args)}
   write 0755 "$lib/vm-disks" <<<"$VM_DISKS" || true
-  write 0644 "/etc/spdk-k8s/$VM.disks" <<<"SOCKETS=$SOCKETS" || true
+  write 0644 "/etc/spdk-k8s/$VM.disks" <<<"TARGET=$TARGET SOCKETS=$SOCKETS" || true
   write 0755 "$lib/$VM" <<EOF && changed=1
 #!/bin/sh
 exec qemu-system-x86_64 \\

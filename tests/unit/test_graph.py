@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,46 @@ def test_only_the_target_has_the_devices() -> None:
     assert "privileged" not in reconcile["securityContext"]
     assert reconcile["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert "MIB=128\n" in graph["vhost/vhost-devices"].inputs["stdin"]
+
+
+def test_messages_name_the_vm_and_target_that_they_are_of() -> None:
+    graph = run_program(**LAYOUTS["two hosts of two VMs"])
+    for name, (vm, target) in {"worker3": ("vm-2", "cb-vhost-p0"), "worker6": ("vm-2", "cb-vhost-p0-worker4")}.items():
+        assert f"VM={vm}\n" in graph[f"{name}/{name}-answers"].inputs["stdin"]
+        made = graph[f"{name}/{name}-vm"].inputs["stdin"]
+        assert f"VM={vm}\n" in made
+        assert f"TARGET={target}\n" in made
+    for file in (f for f in hosts.SCRIPTS.rglob("*") if f.is_file()):
+        assert not re.search(r"cb-vhost-p0|/vm/console", file.read_text()), f"{file} means the first of all"
+
+
+def test_a_target_has_what_it_needs_and_no_more(graph: Graph) -> None:
+    for target in (r for r in of_type(graph, "kubernetes:apps/v1:Deployment") if r.name.startswith("vhost")):
+        pod = target.inputs["spec"]["template"]["spec"]
+        assert not pod["automountServiceAccountToken"]
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        for container in pod["containers"]:
+            # what it says as it dies is what Kubernetes shows
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] is True
+            if "/dev" not in mounts(container):
+                assert security["capabilities"] == {"drop": ["ALL"]}
+                assert security["allowPrivilegeEscalation"] is False
+                assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+                assert "privileged" not in security
+
+
+def test_each_probe_of_the_target_asks_its_own_question(graph: Graph) -> None:
+    """Started: it answers at all; ready: it serves every disk; alive: it answers still, whatever it serves."""
+    target, reconcile = graph["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
+    asks = {kind: target[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness")}
+    assert asks == {
+        "startup": ["/usr/local/bin/probe", "started"],
+        "readiness": ["/usr/local/bin/probe", "ready"],
+        "liveness": ["/usr/local/bin/probe", "alive"],
+    }
+    assert not [key for key in reconcile if key.endswith("Probe")]
 
 
 def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:

@@ -86,7 +86,7 @@ def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm]:
     (folder / "vm-disks").write_text(text)
     (folder / "bin/socat").write_text(QEMU)
     (folder / "bin/socat").chmod(0o755)
-    (folder / "etc/vm.disks").write_text(f"SOCKETS={folder / 'sockets'}")
+    (folder / "etc/vm.disks").write_text(f"TARGET=cb-vhost-p0-worker4 SOCKETS={folder / 'sockets'}")
     (folder / "etc/vm.disks.d/0").write_text("0\n")
     made = Vm(folder)
     made.serve("kept", "aio 128 4096 1")
