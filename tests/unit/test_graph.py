@@ -154,6 +154,7 @@ def test_hugepages_and_devices_come_first() -> None:
     pages, devices = (run_program(**LAYOUTS[name]) for name in ("spdk on hugepages", "devices, plain HTTP"))
     assert "cluster/worker1-hugepages" in waits_for(pages, "cluster/worker1-node")
     assert "vhost/vhost-devices" in waits_for(devices, "vhost/vhost")
+    assert "vhost/vhost-devices" in waits_for(devices, "vhost/vhost-config"), "reconcile would serve unchecked ones"
 
 
 def mounts(container: dict[str, Any]) -> dict[str, str]:
