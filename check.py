@@ -26,6 +26,7 @@ class Drift:
 
     what: str
     step: str | None = None
+    mend: str = "make up"
 
 
 def nodes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
@@ -53,6 +54,10 @@ def targets(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
             command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
         )  # fmt: skip
         served = dict(line.split() for line in listed.splitlines() if line.startswith("vhost."))
+        for vm in (line.split()[0] for line in listed.splitlines() if line.endswith(" outdated")):
+            host = running[0].spec.node_name
+            what = f"spdk-k8s-{vm} on {host} runs with an earlier definition than the config's (vm.vcpus, memoryMib, …)"
+            yield Drift(what, mend=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
         for i in map(int, ordinals):
             node = made["disks"][i]["node"]
             if f"vhost.{i}" not in served:
@@ -110,7 +115,8 @@ def main() -> int:
     if "--steps" in sys.argv:
         print("\n".join(sorted({d.step for d in drifts if d.step})))
     elif drifts:
-        print("mend it: make up", file=sys.stderr)
+        for mend in dict.fromkeys(d.mend for d in drifts):
+            print(f"mend it: {mend}", file=sys.stderr)
     else:
         print(f"no drift: {len(made['nodes'])} nodes, {made['numinst']} disks, volumes, pods and pages as configured")
     return 1 if drifts else 0

@@ -93,7 +93,7 @@ def main(folder: Path, count: int) -> None:
         "NETWORK_CONFIG": render.cloud_init_network(
             mac=CONFIG.vm.mac, address=NODES["worker2"], prefix=24, gateway=SUBNET[1]
         ),
-        "QUEUES": "1", "SOCKETS": render.SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "NIC": "eth0",
+        "TARGET": render.VHOST, "SOCKETS": render.SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "NIC": "eth0",
         "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
         "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
     })  # fmt: skip

@@ -266,12 +266,10 @@ def vhost_config(disks: Disks) -> str:
         {
             "sockets": SOCKETS,
             "bdev": disks.bdev,
+            "mib": disks.mib,
             "blockSize": disks.block_size,
             "queues": disks.queues,
-            "disks": [
-                {"name": f"vhost.{i}", "socket": socket_path(i), "mib": disks.mib, "file": disks.file(i)}
-                for i in disks.ordinals
-            ],
+            "disks": [{"name": f"vhost.{i}", "socket": socket_path(i), "file": disks.file(i)} for i in disks.ordinals],
         },
         indent=1,
     )
@@ -358,7 +356,9 @@ def qemu_args(
         "-kernel", f"{folder}/vmlinuz", "-initrd", f"{folder}/initrd",
         "-append", "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 ds=nocloud",
         "-serial", f"file:{folder}/console.log",
+        # a monitor serves one client at a time: the second is for the end, which waits for nobody
         "-chardev", f"socket,id=qmp,path={RUN}/{vm}.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"socket,id=end,path={RUN}/{vm}.end.qmp,server=on,wait=off", "-mon", "chardev=end,mode=control",
         "-drive", f"file={folder}/root.img,if=none,id=root,format=raw,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=root,addr=0x1,serial=root",
         "-drive", f"file={folder}/containers.img,if=none,id=containers,format=raw,cache=writeback,discard=unmap",

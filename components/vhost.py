@@ -74,7 +74,6 @@ class Vhost(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: VhostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Vhost", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self)
         pod, namespace, disks = args.pod, args.namespace, args.disks
         spdk = args.backend == "spdk"
         hugepages = spdk and args.hugepage_size != "none"
@@ -85,24 +84,25 @@ class Vhost(pulumi.ComponentResource):
             command = render.spdk_args(
                 memory_mib=args.memory_mib, cpu_mask=args.cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
             )
-        config_map = kubernetes.core.v1.ConfigMap(
-            f"{name}-config",
-            metadata={"name": pod, "namespace": namespace},
-            data=config,
-            opts=child,
-        )
         taken = (
             [
                 args.host.run(
                     f"{name}-devices",
                     "devices",
-                    {"BDEV": disks.bdev, "DEVICES": " ".join(disks.devices)},
+                    {"BDEV": disks.bdev, "DEVICES": " ".join(disks.devices), "MIB": str(disks.mib)},
                     parent=self,
                     depends_on=args.after,
                 )
             ]
             if disks.devices
             else []
+        )
+        config_map = kubernetes.core.v1.ConfigMap(
+            f"{name}-config",
+            metadata={"name": pod, "namespace": namespace},
+            data=config,
+            # what a target that runs reads there it serves at once
+            opts=pulumi.ResourceOptions(parent=self, depends_on=taken),
         )
         labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [
@@ -165,7 +165,13 @@ class Vhost(pulumi.ComponentResource):
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": labels},
                 "template": {
-                    "metadata": {"labels": labels},
+                    "metadata": {
+                        "labels": labels,
+                        # what no running target changes; which disks it serves is reconcile's, with nothing restarted
+                        "annotations": {
+                            "spdk-k8s/disks": f"{disks.bdev} {disks.mib} {disks.block_size} {disks.queues}"
+                        },
+                    },
                     "spec": {
                         "node_selector": {"type1": args.host.name},
                         "automount_service_account_token": False,
@@ -191,7 +197,7 @@ class Vhost(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[*args.after, *taken],
+                depends_on=args.after,
                 custom_timeouts=pulumi.CustomTimeouts(create="4m", update="4m"),
             ),
         )

@@ -52,10 +52,10 @@ class WorkerVmArgs:
     """Pages of the VM's memory; reserved by Cluster.prepare."""
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     mac: str = "DE:AD:BE:EF:01:41"
-    queues: int = 1
-    """Of each vhost disk."""
     disk_slots: int = 32
     """PCIe root ports for vhost disks."""
+    target: str = render.VHOST
+    """Deployment of the vhost target that serves its disks, for messages."""
     vnc: str | None = None
     """QEMU's VNC display, such as 127.0.0.1:2."""
     after: Sequence[pulumi.Resource] = ()
@@ -143,8 +143,8 @@ class WorkerVm(pulumi.ComponentResource):
                 "NETWORK_CONFIG": render.cloud_init_network(
                     mac=args.mac, address=args.address, prefix=args.prefix, gateway=args.gateway
                 ),
-                "QUEUES": str(args.queues),
                 "SOCKETS": render.SOCKETS,
+                "TARGET": args.target,
                 "BRIDGE": "br-spdk-k8s",
                 "TAP": tap,
                 "NIC": args.nic,
@@ -158,7 +158,7 @@ class WorkerVm(pulumi.ComponentResource):
         self.answers = args.host.run(
             f"{name}-answers",
             "vm_answers",
-            {"ADDRESS": str(args.address)},
+            {"ADDRESS": str(args.address), "VM": self._vm},
             parent=self,
             undo="never",
             depends_on=[self.running],

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The devices that the vhost target takes from this machine: refused where anything uses them; NVMe devices are handed
 # from the kernel's driver to vfio-pci, and back on undo.
-# in: BDEV (aio or nvme) DEVICES (a list)
+# in: BDEV (aio or nvme) DEVICES (a list) MIB (each holds so many at least)
 # shellcheck disable=SC2153 # SYS: tests have a tree of their own
 pci=${SYS:-/sys}/bus/pci
 
@@ -21,14 +21,24 @@ step() {
 }
 
 # used BLOCK_DEVICE   prints what uses it or a part of it
-used() { lsblk -nrpo NAME,MOUNTPOINTS,TYPE "$1" 2>/dev/null | awk 'NF > 2 {print $1 " is mounted at " $2} $NF ~ /^(lvm|raid|crypt)/ {print $1 " is part of it"}' | head -n 1; }
+used() { { lsblk -nrpo NAME,MOUNTPOINTS,TYPE "$1" 2>/dev/null || true; } | awk 'NF > 2 {print $1 " is mounted at " $2} $NF ~ /^(lvm|raid|crypt)/ {print $1 " is part of it"}' | head -n 1; }
+
+# large_enough DEVICE NAME   its name in /sys/class/block, where sizes are in sectors of 512 bytes
+large_enough() {
+  local bytes
+  bytes=$(($(cat "${SYS:-/sys}/class/block/$2/size") * 512))
+  ((bytes >= MIB << 20)) ||
+    wrong+=("$1 has $bytes bytes ($((bytes >> 20)) MiB), and a disk must hold $MIB MiB; mend: pulumi config set --path vhost.diskMib $((bytes >> 20))")
+}
 
 aio_fits() {
   local by
   if [ ! -b "$1" ]; then
     wrong+=("$1 is no block device")
-  elif by=$(used "$1") && [ -n "$by" ]; then
-    wrong+=("$1 is in use: $by")
+  else
+    by=$(used "$1")
+    [ -z "$by" ] || wrong+=("$1 is in use: $by")
+    large_enough "$1" "$(basename "$(readlink -f "$1")")"
   fi
 }
 
@@ -43,6 +53,10 @@ nvme_fits() {
     [ -e "$block" ] || continue
     by=$(used "/dev/${block##*/}")
     [ -z "$by" ] || wrong+=("$1 is in use: $by")
+  done
+  # the one that is served; unknown where the device is with vfio-pci already
+  for block in "$dir"/nvme/nvme*/nvme*n1; do
+    [ ! -e "$block" ] || large_enough "$1" "${block##*/}"
   done
 }
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Waits on the VM's host until the guest's SSH answers: a near look, more often than a dialling client's.
-# in: ADDRESS
+# in: ADDRESS VM (its name on this host)
 step() {
   [ "$1" = up ] || return 0
-  wait_for 300 "the VM to answer SSH at $ADDRESS; its console: $STATE/vm/console.log" timeout 2 bash -c "read -r -t 2 banner </dev/tcp/$ADDRESS/22"
+  wait_for 300 "the VM to answer SSH at $ADDRESS; its console: $STATE/$VM/console.log" timeout 2 bash -c "read -r -t 2 banner </dev/tcp/$ADDRESS/22"
 }

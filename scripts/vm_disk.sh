@@ -11,5 +11,5 @@ step() {
   fi
   install -d "$list"
   echo "$SLOT" >"$list/$ORDINAL"
-  timeout 180 /usr/local/lib/spdk-k8s/vm-disks "$VM" "$ORDINAL" || fail "disk $ORDINAL could not be plugged into the VM; see: journalctl -u spdk-k8s-$VM, kubectl -n spdk-k8s logs deploy/cb-vhost-p0 --all-containers"
+  timeout 180 /usr/local/lib/spdk-k8s/vm-disks "$VM" "$ORDINAL" || fail "disk $ORDINAL could not be plugged into $VM on $(hostname), as said above; see also: journalctl -u spdk-k8s-$VM"
 }

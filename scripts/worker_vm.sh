@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # The worker VM on its host: bridge, media share, disks of the guest, QEMU as a systemd unit.
 # in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
-#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB QUEUES SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
+#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB
+#     TARGET (Deployment that serves its disks) SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
 vm=$STATE/$VM
 unit=spdk-k8s-$VM
 lib=/usr/local/lib/spdk-k8s
@@ -162,17 +163,17 @@ kvm_boots() { # no root to mount: the kernel panics, reboots, and QEMU ends
 }
 
 units() {
-  local args changed=
+  local args file
   args=${QEMU_ARGS//@ACCEL@/$(accel_args)}
   write 0755 "$lib/vm-disks" <<<"$VM_DISKS" || true
-  write 0644 "/etc/spdk-k8s/$VM.disks" <<<"QUEUES=$QUEUES SOCKETS=$SOCKETS" || true
-  write 0755 "$lib/$VM" <<EOF && changed=1
+  write 0644 "/etc/spdk-k8s/$VM.disks" <<<"TARGET=$TARGET SOCKETS=$SOCKETS" || true
+  write 0755 "$lib/$VM" <<EOF || true
 #!/bin/sh
 exec qemu-system-x86_64 \\
 $(while IFS= read -r arg; do printf '  %q \\\n' "$arg"; done <<<"$args")
   -name $VM
 EOF
-  write 0644 "/etc/systemd/system/$unit-media.service" <<EOF && changed=1
+  write 0644 "/etc/systemd/system/$unit-media.service" <<EOF || true
 [Unit]
 Description=Media share of the worker VM (virtiofs, read-only)
 [Service]
@@ -184,7 +185,7 @@ RestartSec=200ms
 [Install]
 WantedBy=multi-user.target
 EOF
-  write 0644 "/etc/systemd/system/$unit.service" <<EOF && changed=1
+  write 0644 "/etc/systemd/system/$unit.service" <<EOF || true
 [Unit]
 Description=Worker VM
 Requires=$unit-bridge.service
@@ -193,6 +194,7 @@ After=$unit-bridge.service $unit-media.service
 StartLimitIntervalSec=0
 [Service]
 ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; exit 1'
+ExecStartPre=/bin/rm -f $SOCKETS/vhost.$VM.outdated
 ExecStart=$lib/$VM
 # the disks are plugged in as soon as their sockets are there; the guest boots meanwhile
 ExecStartPost=-$lib/vm-disks $VM
@@ -239,7 +241,13 @@ EOF
   enable "$unit"
   enable "$unit-disks.path"
   enable "$unit-disks.timer"
-  if [ -n "$changed" ] && systemctl is-active --quiet "$unit"; then say "the VM's definition changed: it takes effect at its next start"; fi
+  # QEMU makes its socket as it starts; the vhost pod passes the note on to `make check`
+  for file in "$lib/$VM" "/etc/systemd/system/$unit-media.service"; do
+    if [ "$(systemctl show -P MainPID "$unit")" != 0 ] && [ "$file" -nt "/run/spdk-k8s/$VM.qmp" ]; then
+      touch "$SOCKETS/vhost.$VM.outdated"
+      say "the VM's definition changed: it takes effect at its next start: systemctl restart $unit"
+    fi
+  done
   systemctl start "$unit-media" "$unit-disks".{path,timer}
   systemctl start --no-block "$unit"
 }
@@ -260,7 +268,7 @@ down() {
   for dir in root guest bundle media; do
     ! mountpoint -q "$vm/$dir" || umount "$vm/$dir"
   done
-  rm -rf "$vm" "/etc/spdk-k8s/$VM".*
+  rm -rf "$vm" "/etc/spdk-k8s/$VM".* "$SOCKETS/vhost.$VM.outdated"
   if ls "$STATE"/vm* >/dev/null 2>&1; then return; fi
   # the last VM of this host
   rm -rf "$lib"/{vm-disks,bridge} /run/spdk-k8s /etc/spdk-k8s "$STATE/worker_vm.lock" "$STATE/card" "${SOCKETS:?}"/vhost.*

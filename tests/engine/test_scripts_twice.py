@@ -283,6 +283,40 @@ def test_vm_disk(machine: Machine) -> None:
     assert [line for line in changes(before, machine.state()) if "spdk-k8s" not in line] == []
 
 
+STAND_INS = r"""
+mkdir -p /usr/libexec /var/lib/spdk-k8s/vm
+printf '#!/bin/sh\ntouch /run/spdk-k8s/vm.qmp\nexec sleep infinity\n' >/usr/local/bin/qemu-system-x86_64
+printf '#!/bin/sh\nexec systemd-socket-activate -l /run/spdk-k8s/vm-media.sock cat\n' >/usr/libexec/virtiofsd
+chmod +x /usr/local/bin/qemu-system-x86_64 /usr/libexec/virtiofsd
+bridge=/etc/systemd/system/spdk-k8s-vm-bridge.service
+printf '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n' >$bridge
+echo tcg >/var/lib/spdk-k8s/vm/accel
+"""
+
+
+def test_a_vm_whose_definition_changed_is_noted_until_its_next_start(machine: Machine) -> None:
+    """With stand-ins for QEMU and virtiofsd: only the units are made."""
+    machine.run("bash", "-euc", STAND_INS)
+    values = {"VM": "vm", "SOCKETS": "/var/tmp", "TARGET": "t", "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media",
+              "VM_DISKS": "#!/bin/sh"}  # fmt: skip
+    outdated = "/var/tmp/vhost.vm.outdated"
+
+    def units(memory: str) -> str:
+        text = script("worker_vm", values | {"QEMU_ARGS": f"@ACCEL@\n-m\n{memory}"})
+        machine.run("bash", "-s", "up", text=text.replace('main() { step "$@"; }', "main() { units; }"))
+        machine.run("timeout", "30", "bash", "-c", "until systemctl is-active -q spdk-k8s-vm; do sleep 0.1; done")
+        return machine.run("bash", "-c", f"ls {outdated} 2>/dev/null || true").strip()
+
+    assert units("1024") == ""
+    assert units("1024") == ""
+    assert units("2048") == outdated
+    machine.run("systemctl", "restart", "spdk-k8s-vm")
+    assert units("2048") == ""
+    assert units("1024") == outdated
+    machine.step("worker_vm", "down", **values)
+    machine.run("bash", "-c", f"test ! -e {outdated}; rm /usr/local/bin/qemu-system-x86_64 /usr/libexec/virtiofsd")
+
+
 NETWORK = """
 ip link add nic0 type veth peer name nic1
 ip addr add 192.0.2.12/24 brd + dev nic0

@@ -59,7 +59,7 @@ class Target:
     def spdk(self) -> bool:
         return self.image.endswith("spdk")
 
-    def start(self, disks: Disks, *options: str) -> None:
+    def start(self, disks: Disks, *options: str, run: Path | None = None) -> None:
         config = self.folder / "config"
         for made in ("config", "sockets", "disks"):
             (self.folder / made).mkdir(exist_ok=True)
@@ -69,8 +69,8 @@ class Target:
         volumes = {"config": "/etc/vhost:ro", "sockets": "/var/tmp", "disks": "/disks"}
         started = docker(
             "run", "-d", "--name", self.name, "--network", "none", "--cap-drop", "ALL", "--read-only",
-            "--tmpfs", "/run/vhost", *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options,
-            self.image, *arguments,
+            f"-v={run}:/run/vhost" if run else "--tmpfs=/run/vhost",
+            *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options, self.image, *arguments,
         )  # fmt: skip
         assert started.returncode == 0, started.stderr
 
@@ -113,9 +113,9 @@ def test_every_disk_has_a_socket_that_accepts(target: Target) -> None:
     for i in DISKS.ordinals:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(target.folder / f"sockets/vhost.{i}"))
-    assert target.run("sh", "-c", "stat -c %a /run/vhost/*.qmp /run/vhost/rpc.sock 2>/dev/null | sort -u").stdout in (
-        "600\n",
-        "700\n",
+    modes = target.run("sh", "-c", "stat -c '%n %a' /run/vhost/*.qmp /run/vhost/*.sock 2>/dev/null").stdout.splitlines()
+    assert sorted(modes) == (
+        ["/run/vhost/rpc.sock 600"] if target.spdk else ["/run/vhost/probes.qmp 600", "/run/vhost/reconcile.qmp 600"]
     )
 
 
@@ -160,6 +160,20 @@ def test_a_file_outlives_its_disk(target: Target) -> None:
         )
         assert file.stat().st_size == size
         assert file.read_bytes().startswith(b"somebody's data")
+
+
+def test_disks_of_another_kind_have_another_life(target: Target) -> None:
+    """Also those that are kept: worker1 plugs them in again, or the guest would go on with blocks of the old size."""
+    disks, lives = replace(DISKS, bdev="aio"), list[str]()
+    for served in (disks, disks, replace(disks, block_size=512), replace(disks, block_size=512, queues=2)):
+        target.start(served)
+        target.reconcile()
+        target.wait_ready()
+        lives.append((target.folder / "sockets/vhost.life").read_text())
+        docker("rm", "-f", target.name)
+    first, again, smaller, wider = lives
+    assert first == again == "kept\naio 16 4096 1\n"
+    assert (smaller, wider) == ("kept\naio 16 512 1\n", "kept\naio 16 512 2\n")
 
 
 def test_a_second_target_waits_for_the_first_to_end(target: Target) -> None:
@@ -229,4 +243,45 @@ def test_a_device_that_is_gone_is_not_made_up(target: Target) -> None:
         target.wait("the target ends", target.ended)
     else:
         target.reconcile()
-    target.wait("its words", lambda: "/dev/gone0 is no block device" in target.logs())
+    words = "/dev/gone0] open() failed" if target.spdk else "Could not open '/dev/gone0': No such file or directory"
+    target.wait(words, lambda: words in target.logs())
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Iterator[list[str]]:
+    """Three block devices of 16 MiB."""
+    made: list[str] = []
+    try:
+        for i in range(3):
+            file = tmp_path / f"device{i}"
+            file.touch()
+            os.truncate(file, 16 << 20)
+            done = subprocess.run(["losetup", "--show", "-f", file], capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.skip(f"no loop devices here: {done.stderr}")
+            made.append(done.stdout.strip())
+        yield made
+    finally:
+        for device in made:
+            subprocess.run(["losetup", "-d", device], check=True)
+
+
+def test_block_devices_are_served_and_more_of_them_while_it_runs(target: Target, devices: list[str]) -> None:
+    """As in the pod: the reconciler is a container of its own, and the target's alone has the devices."""
+    disks = replace(DISKS, ordinals=range(2), bdev="aio", devices=devices)
+    run = target.folder / "run"
+    target.start(disks, "--privileged", "-v=/dev:/dev", run=run)
+    beside = replace(target, name=f"{target.name}-reconcile")
+    try:
+        beside.start(disks, "--entrypoint=/usr/local/bin/reconcile", run=run)
+        target.wait_ready()
+        more = replace(disks, ordinals=range(3))
+        (target.folder / "config/spdk.json").write_text(spdk_config(more))
+        (target.folder / "config/vhost.json").write_text(vhost_config(more))
+        target.wait_ready()
+        for i in range(3):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(target.folder / f"sockets/vhost.{i}"))
+    finally:
+        print(beside.logs())  # shown when it fails
+        docker("rm", "-f", beside.name)

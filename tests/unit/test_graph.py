@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,6 +154,63 @@ def test_hugepages_and_devices_come_first() -> None:
     pages, devices = (run_program(**LAYOUTS[name]) for name in ("spdk on hugepages", "devices, plain HTTP"))
     assert "cluster/worker1-hugepages" in waits_for(pages, "cluster/worker1-node")
     assert "vhost/vhost-devices" in waits_for(devices, "vhost/vhost")
+    assert "vhost/vhost-devices" in waits_for(devices, "vhost/vhost-config"), "reconcile would serve unchecked ones"
+
+
+def mounts(container: dict[str, Any]) -> dict[str, str]:
+    """Path in the container -> volume."""
+    return {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+
+
+def test_only_the_target_has_the_devices() -> None:
+    """reconcile asks the target, which opens them: it needs none of the host's devices, and no privilege."""
+    graph = run_program(**LAYOUTS["devices, plain HTTP"])
+    target, reconcile = graph["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
+    assert mounts(target) == {**mounts(reconcile), "/dev": "devices"}
+    assert target["securityContext"]["privileged"]
+    assert "privileged" not in reconcile["securityContext"]
+    assert reconcile["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "MIB=128\n" in graph["vhost/vhost-devices"].inputs["stdin"]
+
+
+def test_messages_name_the_vm_and_target_that_they_are_of() -> None:
+    graph = run_program(**LAYOUTS["two hosts of two VMs"])
+    for name, (vm, target) in {"worker3": ("vm-2", "cb-vhost-p0"), "worker6": ("vm-2", "cb-vhost-p0-worker4")}.items():
+        assert f"VM={vm}\n" in graph[f"{name}/{name}-answers"].inputs["stdin"]
+        made = graph[f"{name}/{name}-vm"].inputs["stdin"]
+        assert f"VM={vm}\n" in made
+        assert f"TARGET={target}\n" in made
+    for file in (f for f in hosts.SCRIPTS.rglob("*") if f.is_file()):
+        assert not re.search(r"cb-vhost-p0|/vm/console", file.read_text()), f"{file} means the first of all"
+
+
+def test_a_target_has_what_it_needs_and_no_more(graph: Graph) -> None:
+    for target in (r for r in of_type(graph, "kubernetes:apps/v1:Deployment") if r.name.startswith("vhost")):
+        pod = target.inputs["spec"]["template"]["spec"]
+        assert not pod["automountServiceAccountToken"]
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        for container in pod["containers"]:
+            # what it says as it dies is what Kubernetes shows
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] is True
+            if "/dev" not in mounts(container):
+                assert security["capabilities"] == {"drop": ["ALL"]}
+                assert security["allowPrivilegeEscalation"] is False
+                assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+                assert "privileged" not in security
+
+
+def test_each_probe_of_the_target_asks_its_own_question(graph: Graph) -> None:
+    """Started: it answers at all; ready: it serves every disk; alive: it answers still, whatever it serves."""
+    target, reconcile = graph["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
+    asks = {kind: target[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness")}
+    assert asks == {
+        "startup": ["/usr/local/bin/probe", "started"],
+        "readiness": ["/usr/local/bin/probe", "ready"],
+        "liveness": ["/usr/local/bin/probe", "alive"],
+    }
+    assert not [key for key in reconcile if key.endswith("Probe")]
 
 
 def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
@@ -282,6 +341,24 @@ def test_a_changed_image_rolls_just_its_pods(monkeypatch: pytest.MonkeyPatch, fo
     original = images.content_tag
     monkeypatch.setattr(images, "content_tag", lambda f, *m: original(f, *m)[::-1] if f == folder else original(f, *m))
     assert set(changed(before, record(main, LAYOUTS["dev"]))) == touches
+
+
+POD = {"backend": "qemu-storage-daemon", "bdev": "aio", "memoryMib": 1024}  # whose memory says nothing of its disks
+
+
+def pod_template(vm: dict[str, object] | None = None, numinst: int = 3, **vhost: object) -> dict[str, Any]:
+    graph = run_program(numinst=numinst, vhost=POD | vhost, vm=vm or {})
+    return graph["vhost/vhost"].inputs["spec"]["template"]
+
+
+def test_n_changes_with_the_target_running() -> None:
+    assert pod_template(numinst=24) == pod_template(numinst=3)
+
+
+@pytest.mark.parametrize("change", [{"diskMib": 64}, {"blockSize": 512}, {"vm": {"queues": 2}}])
+def test_what_a_running_target_cannot_change_makes_it_anew(change: dict[str, Any]) -> None:
+    """Or the config would say one thing, the target serve another, and its next restart break the guest's disks."""
+    assert pod_template(**change) != pod_template()
 
 
 def test_a_smaller_n_gives_disks_back_and_deletes_nothing_on_them() -> None:

@@ -91,6 +91,18 @@ def test_root_ports_fit_the_bus_beside_the_fixed_devices() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("size", "options"), [("none", ""), ("2Mi", "hugetlb=on,hugetlbsize=2M"), ("1Gi", "hugetlb=on,hugetlbsize=1G")]
+)
+def test_the_vms_memory_is_shared_and_on_the_pages_that_are_asked_for(size: str, options: str) -> None:
+    args = render.qemu_args(
+        vm="vm", vcpus=2, memory_mib=2048, mac="", tap="tap0", disk_slots=1, vnc=None, hugepage_size=size
+    )
+    memory = args[args.index("-object") + 1].split(",")
+    assert {"size=2048M", "share=on"} < set(memory)
+    assert ",".join(word for word in memory if word.startswith("hugetlb")) == options
+
+
 def test_the_path_of_a_disk_does_not_depend_on_how_many_there_are() -> None:
     few, many = (json.loads(render.vhost_config(disks(n))) for n in (3, 24))
     assert many["disks"][:3] == few["disks"]

@@ -35,7 +35,7 @@ add() {
   file=$(file_of "$1")
   read -r block_size queues < <(jq -r '"\(.blockSize) \(.queues)"' /etc/vhost/vhost.json)
   # an earlier try may have left the node
-  node_exists "$1" || qmp '{"execute":"blockdev-add","arguments":{"driver":"'"$([ -b "$file" ] && echo host_device || echo file)"'","node-name":"'"$1"'","filename":"'"$file"'","discard":"unmap"}}' >/dev/null
+  node_exists "$1" || qmp '{"execute":"blockdev-add","arguments":{"driver":"'"$([[ "$file" == /dev/* ]] && echo host_device || echo file)"'","node-name":"'"$1"'","filename":"'"$file"'","discard":"unmap"}}' >/dev/null
   qmp '{"execute":"block-export-add","arguments":{"type":"vhost-user-blk","id":"'"$1"'","node-name":"'"$1"'","addr":{"type":"unix","path":"'"$(disk "$1" socket)"'"},"writable":true,"logical-block-size":'"$block_size"',"num-queues":'"$queues"'}}' >/dev/null
 }
 
