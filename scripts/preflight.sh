@@ -70,7 +70,7 @@ cluster() {
   if [ -n "$ours" ]; then
     pass cluster "of this stack already"
   elif [ -n "$owner" ]; then
-    miss cluster "belongs to stack $owner" "pulumi destroy of that stack (or, if its state is lost: rm -r $STATE)"
+    miss cluster "belongs to stack $owner" "pulumi destroy of that stack (or, if its state is lost: sudo bash $STATE/undo/*-ready down)"
   elif [ -e /etc/kubernetes/admin.conf ] || [ -e /etc/kubernetes/kubelet.conf ]; then
     miss cluster "belongs to another Kubernetes cluster" "another host, or give this one up there: kubeadm reset"
   else

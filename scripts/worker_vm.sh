@@ -264,5 +264,6 @@ down() {
   if ls "$STATE"/vm* >/dev/null 2>&1; then return; fi
   # the last VM of this host
   rm -rf "$lib"/{vm-disks,bridge} /run/spdk-k8s /etc/spdk-k8s "$STATE/worker_vm.lock" "$STATE/card" "${SOCKETS:?}"/vhost.*
+  rmdir "$lib" 2>/dev/null || true
   [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || rm -rf "$MEDIA_DIR"
 }

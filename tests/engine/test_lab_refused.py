@@ -214,7 +214,7 @@ def login(url: str, password: str, folder: Path) -> subprocess.CompletedProcess[
     """The part of scripts/node.sh that gives a node its access to the registry."""
     at = url.partition("//")[2]
     hosts = render.registry_hosts(url, host=at, user="spdk-k8s", password=password, tls=False)
-    step = script("node", {"REGISTRY": at, "REGISTRY_HOSTS": hosts}).rpartition("main()")[0]
+    step = script("node", {"REGISTRY": at, "REGISTRY_HOSTS": hosts}).rpartition('main "$@"')[0]
     return subprocess.run(
         ["bash", "-s"], input=f"{step}\ncerts={folder}\nregistry_access </dev/null\n", capture_output=True, text=True
     )

@@ -54,9 +54,9 @@ class Machine:
         assert done.returncode == 0, f"{' '.join(command)[:300]}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         return done.stdout
 
-    def step(self, name: str, action: str, **values: str) -> str:
-        """As Host.run has it run."""
-        return self.run("timeout", "-k", "10", "120", "bash", "-s", action, text=script(name, values))
+    def step(self, name: str, action: str, undo: str = "", **values: str) -> str:
+        """As Host.run has it run; undo: as on a machine that will be given back."""
+        return self.run("timeout", "-k", "10", "120", "bash", "-s", action, text=script(name, values, undo=undo))
 
     def state(self) -> list[str]:
         """Everything on it that a step may change, a line each."""
@@ -202,6 +202,54 @@ def test_a_changed_value_is_followed_and_only_it(machine: Machine, node: dict[st
     touched = {line.split()[-1] for line in changes(first, machine.state())}
     assert touched == {"/etc/default/kubelet"}
     machine.step("node", "down", **node)
+
+
+NOTES, OWNERS = "/var/lib/spdk-k8s", "/etc/containerd/config.toml"
+CONTAINERD = "Id=containerd.service"  # its process is another one after its config was another
+
+
+@pytest.fixture
+def given_back(machine: Machine) -> Iterator[Machine]:
+    """A machine with a containerd of its owner's, who wants all back as it was."""
+    machine.run("bash", "-c", f"rm -r {NOTES}; install -D -m 0640 /dev/stdin {OWNERS}", text="version = 2 # mine\n")
+    machine.run("systemctl", "enable", "--now", "containerd")
+    before = machine.state()
+    machine.step("ready", "up", undo="throwaway-ready", OWNER="test/scripts")
+    yield machine
+    assert [line for line in changes(before, machine.state()) if CONTAINERD not in line] == []
+    assert machine.run("cat", OWNERS) == "version = 2 # mine\n"
+    machine.run("bash", "-c", f"systemctl disable --now containerd; rm {OWNERS}")
+    machine.step("ready", "up", OWNER="test/scripts")
+
+
+def test_a_step_that_failed_is_undone_with_the_machine(node: dict[str, str], given_back: Machine) -> None:
+    """Pulumi has no `down` of it: a resource that could not be created is not in its state."""
+    nowhere = f"{REGISTRY}/node-bundle@sha256:{'0' * 64}"
+    with pytest.raises(AssertionError, match="failed to resolve reference"):
+        given_back.step("node", "up", undo="throwaway-node", **{**node, "BUNDLE": nowhere})
+    assert "mine" not in given_back.run("cat", OWNERS), "it failed too soon for this test"
+    kept = given_back.run("bash", "-c", f"stat -c '%a %U %n' {NOTES}/undo/* && cat {NOTES}/undo/*")
+    assert {line.split()[0] for line in kept.splitlines()[:2]} == {"600"}
+    assert node["REGISTRY_HOSTS"].split("Basic ")[1].split('"')[0] not in kept
+    given_back.step("ready", "down", undo="throwaway-ready")
+
+
+def test_what_is_undone_is_not_undone_again(node: dict[str, str], given_back: Machine) -> None:
+    given_back.step("node", "up", undo="throwaway-node", **node)
+    given_back.step("node", "down", undo="throwaway-node", **node)
+    assert given_back.run("ls", f"{NOTES}/undo") == "throwaway-ready\n"
+    given_back.step("ready", "down", undo="throwaway-ready")
+
+
+def test_a_machine_whose_stack_is_lost_can_be_given_back(
+    registry: dict[str, str], node: dict[str, str], given_back: Machine
+) -> None:
+    given_back.step("node", "up", undo="throwaway-node", **node)
+    given_back.step("hugepages", "up", undo="throwaway-later", HUGEPAGES="")
+    given_back.step("node", "up", undo="throwaway-node", **node)
+    kept = given_back.run("ls", "-t", f"{NOTES}/undo").split()
+    assert kept == ["throwaway-later", "throwaway-node", "throwaway-ready"], "the newest is undone first"
+    given_back.run("bash", "-c", f"bash {NOTES}/undo/*-ready down")  # as scripts/preflight.sh says
 
 
 def test_hugepages(machine: Machine) -> None:

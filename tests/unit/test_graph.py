@@ -265,7 +265,7 @@ def changed(before: Graph, after: Graph) -> dict[str, set[str]]:
 def test_a_changed_script_reruns_just_that_step(monkeypatch: pytest.MonkeyPatch, step: str, reruns: set[str]) -> None:
     before = run_program(**LAYOUTS["dev"])
     original = hosts.script
-    monkeypatch.setattr(hosts, "script", lambda n, v: original(n, v) + ("# more\n" if n == step else ""))
+    monkeypatch.setattr(hosts, "script", lambda n, v, **k: original(n, v, **k) + "# more\n" * (n == step))
     assert changed(before, record(main, LAYOUTS["dev"])) == {name: {"stdin"} for name in reruns}
 
 

@@ -144,6 +144,18 @@ def test_whatever_changes_a_server_is_undone(lab: dict[str, Registered]) -> None
             assert step.deleted_with == "", step.path
 
 
+def test_a_server_keeps_what_undoes_a_step_and_no_secret_with_it(lab: dict[str, Registered]) -> None:
+    """Pulumi cannot undo a step that failed: the server's last undo does."""
+    for step in of_type(lab, STEP):
+        _, keeps, kept = f"\n{step.inputs['stdin']}".partition("\nTEXT='")
+        assert bool(keeps) == ("delete" in step.inputs and step.deleted_with == ""), step.path
+        assert not keeps or f"UNDO={step.name}\n" in kept
+        assert "PRIVATE" not in kept, step.path
+    assert "PRIVATE" in lab["cluster/worker1-join"].inputs["stdin"]
+    of_dev = run_program(vhost=TARGET)
+    assert not any("\nTEXT='" in f"\n{step.inputs['stdin']}" for step in of_type(of_dev, STEP)), "it goes as a whole"
+
+
 def test_nothing_changes_on_a_server_before_all_may_serve(lab: dict[str, Registered]) -> None:
     for name in ("master", "worker1"):
         assert lab[f"lab/{name}-ready"].dependencies >= {"lab/master-preflight", "lab/worker1-preflight"}
