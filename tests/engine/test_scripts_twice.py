@@ -358,6 +358,28 @@ def test_bridge(machine: Machine) -> None:
     machine.run("ip", "link", "del", "nic0")
 
 
+def test_a_vm_whose_images_cannot_be_had_holds_up_nothing(machine: Machine) -> None:
+    """What such a step has begun ends with it, so that the next one need not wait; its undo takes back what it did."""
+    machine.run("bash", "-euc", NETWORK)
+    before = machine.state()
+    nowhere = f"127.0.0.1:1/image@sha256:{'0' * 64}"
+    values = {
+        "REGISTRY": "127.0.0.1:1", "GUEST": nowhere, "BUNDLE": nowhere, "PRELOAD": nowhere, "DISK_GIB": "1",
+        "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media", "ACCEL": "tcg", "VM": "vm", "QEMU_ARGS": "", "QUEUES": "1",
+        "USER_DATA": "", "META_DATA": "", "NETWORK_CONFIG": "", "SOCKETS": "/var/tmp", "VM_DISKS": VM_DISKS,
+        "BRIDGE": "br0", "TAP": "tap0", "NIC": "", "HOST_ADDRESS": "192.0.2.12",
+        "BRIDGE_SCRIPT": (ROOT / "scripts" / "host" / "bridge").read_text(),
+    }  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="preloading container images"):
+            machine.step("worker_vm", "up", **values)
+        assert machine.run("bash", "-c", "grep -l '[v]m-preload' /proc/[0-9]*/cmdline || true") == ""
+    assert changes(before, machine.state()) != []
+    machine.undone_twice("worker_vm", **values)
+    assert changes(before, machine.state()) == []
+    machine.run("ip", "link", "del", "nic0")
+
+
 NEVER_RAN = {
     "control_plane": {"NODE": "n", "CONFIG": ""},
     "devices": {"BDEV": "nvme", "DEVICES": "0000:ff:1f.7"},
