@@ -139,6 +139,8 @@ def bundle(folder: Path) -> str:
     with tarfile.open(archive, "w") as tar:
         files = {
             "usr/local/bin/kubelet": "#!/bin/sh\nexec sleep infinity\n",
+            "usr/local/bin/kubectl": "#!/bin/sh\n",
+            "opt/cni/bin/bridge": "#!/bin/sh\n",
             "etc/systemd/system/kubelet.service": "[Service]\nExecStart=/usr/local/bin/kubelet\n"
             "[Install]\nWantedBy=multi-user.target\n",
         }
@@ -205,20 +207,31 @@ def test_a_changed_value_is_followed_and_only_it(machine: Machine, node: dict[st
 
 
 NOTES, OWNERS = "/var/lib/spdk-k8s", "/etc/containerd/config.toml"
+CONFIG = 'version = 2 # mine\n[plugins."io.containerd.internal.v1.opt"]\n  path = "/var/lib/containerd"\n'
+OWNERS_FOLDERS = "/etc/containerd /opt/cni/bin /opt/tools /var/lib/cni/networks/mine /var/lib/cni/results"
+OWNERS_TOOLS = """
+echo mine >/opt/cni/bin/macvlan
+echo mine >/opt/tools/kubectl
+ln -s /opt/tools/kubectl /usr/local/bin/kubectl
+touch /var/lib/cni/networks/mine/192.0.2.1 /var/lib/cni/results/mine-1-eth0
+systemctl enable --now containerd
+"""
 CONTAINERD = "Id=containerd.service"  # its process is another one after its config was another
 
 
 @pytest.fixture
 def given_back(machine: Machine) -> Iterator[Machine]:
-    """A machine with a containerd of its owner's, who wants all back as it was."""
-    machine.run("bash", "-c", f"rm -r {NOTES}; install -D -m 0640 /dev/stdin {OWNERS}", text="version = 2 # mine\n")
-    machine.run("systemctl", "enable", "--now", "containerd")
+    """A machine with a containerd and tools of its owner's, who wants all back as it was."""
+    machine.run("bash", "-euc", f"rm -rf {NOTES}; mkdir -p {OWNERS_FOLDERS}; install -m 0640 /dev/stdin {OWNERS}",
+                text=CONFIG)  # fmt: skip
+    machine.run("bash", "-euc", OWNERS_TOOLS)
     before = machine.state()
     machine.step("ready", "up", undo="throwaway-ready", OWNER="test/scripts")
     yield machine
     assert [line for line in changes(before, machine.state()) if CONTAINERD not in line] == []
-    assert machine.run("cat", OWNERS) == "version = 2 # mine\n"
-    machine.run("bash", "-c", f"systemctl disable --now containerd; rm {OWNERS}")
+    assert machine.run("cat", OWNERS) == CONFIG
+    assert machine.run("cat", "/usr/local/bin/kubectl") == "mine\n"
+    machine.run("bash", "-c", f"systemctl disable --now containerd; rm -r {OWNERS_FOLDERS} /usr/local/bin/kubectl")
     machine.step("ready", "up", OWNER="test/scripts")
 
 
