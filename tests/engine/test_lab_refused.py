@@ -130,6 +130,21 @@ def test_another_system_is_refused(plain: PlainMachines) -> None:
     assert re.search(r"system +FAIL +Other Linux 9, x86_64 +install Debian 13 or Ubuntu 24\.04", looked.stderr)
 
 
+def test_a_registry_of_the_owners_is_refused_but_not_the_stacks_own(plain: PlainMachines) -> None:
+    machine = plain.machines[0]
+    machine.shell("mkdir -p /etc/docker/registry /var/lib/docker-registry")
+    try:
+        looked = look(machine)
+        machine.shell("mkdir /var/lib/spdk-k8s && echo spdk-k8s/labrefused >/var/lib/spdk-k8s/owner")
+        later = look(machine)
+    finally:
+        machine.shell("rm -rf /etc/docker /var/lib/docker-registry /var/lib/spdk-k8s")
+    assert looked.returncode == 1
+    row = r"registry +FAIL +one of its own: /etc/docker/registry /var/lib/docker-registry +another host for master"
+    assert re.search(row, looked.stderr), looked.stderr
+    assert later.returncode == 0, later.stderr
+
+
 @pytest.mark.parametrize("behind", ["", ".jumpHost"])
 def test_a_wrong_host_key_is_refused_at_once(stack: Stack, plain: PlainMachines, tmp_path: Path, behind: str) -> None:
     _, other = key_pair(tmp_path, "other")
