@@ -91,19 +91,6 @@ class Vhost(pulumi.ComponentResource):
             data=config,
             opts=child,
         )
-        taken = (
-            [
-                args.host.run(
-                    f"{name}-devices",
-                    "devices",
-                    {"BDEV": disks.bdev, "DEVICES": " ".join(disks.devices)},
-                    parent=self,
-                    depends_on=args.after,
-                )
-            ]
-            if disks.devices
-            else []
-        )
         labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [
             {"name": "config", "config_map": {"name": config_map.metadata["name"]}},
@@ -191,7 +178,7 @@ class Vhost(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[*args.after, *taken],
+                depends_on=args.after,
                 custom_timeouts=pulumi.CustomTimeouts(create="4m", update="4m"),
             ),
         )

@@ -149,9 +149,10 @@ def test_the_vm_boots_while_the_cluster_is_made(graph: Graph) -> None:
 
 
 def test_hugepages_and_devices_come_first() -> None:
+    """And go last: a device that a target still holds cannot be given back, so the node is reset before."""
     pages, devices = (run_program(**LAYOUTS[name]) for name in ("spdk on hugepages", "devices, plain HTTP"))
     assert "cluster/worker1-hugepages" in waits_for(pages, "cluster/worker1-node")
-    assert "vhost/vhost-devices" in waits_for(devices, "vhost/vhost")
+    assert "cluster/worker1-devices" in waits_for(devices, "cluster/worker1-join") & waits_for(devices, "vhost/vhost")
 
 
 def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
@@ -161,8 +162,8 @@ def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
         if machines(graph) == "lab":  # a server stays; only the VM goes, with its disks
             expected = "worker2/worker2-vm" if host in carrier or "-disk-" in step.name else ""
             assert step.deleted_with == expected or not step.inputs.get("delete"), step.path
-        elif step.name.endswith("-hugepages"):
-            assert step.deleted_with == "", "a container's hugepages are those of the machine below it"
+        elif step.name.endswith(("-hugepages", "-devices")):
+            assert step.deleted_with == "", "a container's are those of the machine below it"
         else:
             assert step.deleted_with == f"dev/{carrier.get(host, host)}", step.path
 

@@ -16,7 +16,10 @@ pytestmark = pytest.mark.unit
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\ns3cret\n-----END OPENSSH PRIVATE KEY-----"
 STEP = "command:remote:Command"
-TARGET = {"backend": "spdk", "source": "images", "hugepageSize": "2Mi"}
+TARGET = {
+    "backend": "spdk", "source": "images", "hugepageSize": "2Mi",
+    "bdev": "nvme", "devices": ["0000:5e:00.0", "0000:5f:00.0", "0000:60:00.0"],
+}  # fmt: skip
 
 
 def servers(**changes: object) -> dict[str, Any]:
