@@ -145,18 +145,25 @@ def test_a_registry_of_the_owners_is_refused_but_not_the_stacks_own(plain: Plain
     assert later.returncode == 0, later.stderr
 
 
-@pytest.mark.parametrize("behind", ["", ".jumpHost"])
-def test_a_wrong_host_key_is_refused_at_once(stack: Stack, plain: PlainMachines, tmp_path: Path, behind: str) -> None:
+@pytest.mark.parametrize(("behind", "wrong"), [(False, ""), (True, ".jumpHost"), (True, "")])
+def test_a_wrong_host_key_is_refused_at_once(
+    stack: Stack, plain: PlainMachines, tmp_path: Path, behind: bool, wrong: str
+) -> None:
+    """Of a server, of the jump host before one, and of a server behind one."""
     _, other = key_pair(tmp_path, "other")
-    at = f"machines.master{behind}"
+    jump = "machines.master.jumpHost"
     if behind:
-        stack.run("config", "set", "--path", f"{at}.address", plain.machines[0].address)
-        stack.set_secret(f"{at}.privateKey", plain.private_key)
+        stack.run("config", "set", "--path", f"{jump}.address", plain.machines[1].address)
+        stack.run("config", "set", "--path", f"{jump}.user", USER)
+        stack.run("config", "set", "--path", f"{jump}.hostKey", plain.machines[1].host_key)
+        stack.set_secret(f"{jump}.privateKey", plain.private_key)
+    at = f"machines.master{wrong}"
+    server = plain.machines[1 if wrong else 0]
     stack.run("config", "set", "--path", f"{at}.hostKey", " ".join(other.split()[:2]))
     output, seconds = refused(stack, plain)
     assert f"spdk-k8s:{at}.hostKey = {other[:40]}" in output
-    assert f"the machine at {plain.machines[0].address}:22 shows another key" in output
-    assert f"pulumi config set --path {at}.hostKey '{plain.machines[0].host_key}'" in output
+    assert f"the machine at {server.address}:22 shows another key" in output
+    assert f"pulumi config set --path {at}.hostKey '{server.host_key}'" in output
     assert seconds < 60
 
 
