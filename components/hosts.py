@@ -107,6 +107,7 @@ class Host:
                 deleted_with=None if undo == "always" else self.deleted_with,
                 additional_secret_outputs=["stdout"],
                 ignore_changes=["create"] if looks_only else None,
+                delete_before_replace=True,  # or the undo of the old would take away what the new has made
             ),
         )
 

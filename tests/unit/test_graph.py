@@ -190,6 +190,12 @@ def test_a_container_goes_before_its_successor_comes() -> None:
     assert all(c.request.deleteBeforeReplace for c in containers)
 
 
+def test_a_step_made_anew_is_undone_first(graph: Graph) -> None:
+    """As `pulumi up --replace '**::registry'` does: old and new are on one machine, under the same paths."""
+    for step in of_type(graph, STEP):
+        assert step.request.deleteBeforeReplace, step.path
+
+
 def test_a_new_registry_gets_every_image_again(graph: Graph) -> None:
     pushed = [i for i in of_type(graph, IMAGE) if not i.inputs.get("skipPush")]
     assert len(pushed) > 10
