@@ -102,7 +102,14 @@ joined: list[pulumi.Resource] = []
 targets: dict[str, list[int]] = {}  # vhost pod -> the instances whose disks it serves
 for number, (host_name, vm_names) in enumerate(where.storage.items()):
     host = machines.hosts[host_name]
-    prepared = cluster.prepare(host, hugepages=config.hugepages(backend), sync="2s")  # the target's disks are in one
+    prepared = cluster.prepare(
+        host,
+        hugepages=config.hugepages(backend),
+        bdev=config.vhost.bdev,
+        devices=config.vhost.devices,
+        disk_mib=config.vhost.disk_mib,
+        sync="2s",  # the target's disks are in a ConfigMap
+    )
     host_joined = cluster.join(host, prepared)
     ordinals = [i for i, (vm, _) in enumerate(places) if config.vms[vm] in vm_names]
     pod = VHOST if number == 0 else f"{VHOST}-{host_name}"

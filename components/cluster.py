@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -154,24 +154,30 @@ class Cluster(pulumi.ComponentResource):
         self.contents = pulumi.ResourceOptions(providers=[self.provider], deleted_with=control_plane)
         self.register_outputs({"kubeconfig": self.kubeconfig, "apiServer": self._api_server})
 
-    def prepare(self, host: Host, *, hugepages: Mapping[str, int] | None = None, sync: str = "1m") -> pulumi.Resource:
+    def prepare(
+        self,
+        host: Host,
+        *,
+        hugepages: Mapping[str, int] | None = None,
+        bdev: str = "",
+        devices: Sequence[str] = (),
+        disk_mib: int = 0,
+        sync: str = "1m",
+    ) -> pulumi.Resource:
         """Everything that a node needs before kubeadm runs on it.
 
-        hugepages: size ("2Mi", "1Gi") -> how many. sync: how soon a pod there sees that its ConfigMap has changed.
+        hugepages: size ("2Mi", "1Gi") -> how many. devices: what its pods take from the host for disks of kind `bdev`
+        ("aio": block devices, "nvme": PCI addresses), each of so many MiB at least. sync: how soon a pod there sees that its ConfigMap has changed.
         """
-        reserved = (
-            [
-                host.run(
-                    f"{host.name}-hugepages",
-                    "hugepages",
-                    {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())},
-                    parent=self,
-                    undo="always",  # a container's are those of the machine below it
-                )
-            ]
-            if hugepages
-            else []
-        )
+        takes: dict[str, dict[str, str]] = {}
+        if hugepages:
+            takes["hugepages"] = {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())}
+        if devices:
+            takes["devices"] = {"BDEV": bdev, "DEVICES": " ".join(devices), "MIB": str(disk_mib)}
+        # undone when no pod is left there that has them; and always: a container's are those of the machine below it
+        taken = [
+            host.run(f"{host.name}-{step}", step, values, parent=self, undo="always") for step, values in takes.items()
+        ]
         nodes = self._args.nodes
         number = list(nodes).index(host.name)
         return host.run(
@@ -188,7 +194,7 @@ class Cluster(pulumi.ComponentResource):
                 "SYNC": sync,
             },
             parent=self,
-            depends_on=reserved,
+            depends_on=taken,
         )
 
     def join(self, host: Host, prepared: pulumi.Resource) -> pulumi.Resource:

@@ -14,16 +14,26 @@ import pulumi
 from pulumi_command import local, remote
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+# values of steps; none needs one to undo
+SECRETS = {"KEY", "KUBECONFIG_TEXT", "PASSWORD", "REGISTRY_HOSTS", "USER_DATA"}
 
 
-def script(name: str, values: Mapping[str, str]) -> str:
+def script(name: str, values: Mapping[str, str], *, undo: str = "") -> str:
     """The shell text of step `name`: quoted assignments, the shared functions, the step, the call.
 
     It is read from stdin, so the step itself must not be: `</dev/null`.
+    undo: under this name the machine keeps the text, without its SECRETS, from the start of `up` until `down` has ended
+    well: what is left there at last, scripts/ready.sh undoes. Empty: it is not kept.
     """
-    assignments = "".join(f"{key}={shlex.quote(value)}\n" for key, value in sorted(values.items()))
+
+    def assigned(some: Mapping[str, str]) -> str:
+        return "".join(f"{key}={shlex.quote(value)}\n" for key, value in sorted(some.items()))
+
+    secret = {key: value for key, value in values.items() if key in SECRETS}
+    plain = {key: value for key, value in values.items() if key not in SECRETS}
     library, step = ((SCRIPTS / f"{n}.sh").read_text() for n in ("lib", name))
-    return f'{assignments}{library}\n{step}\nmain() {{ step "$@"; }}\nmain "$@" </dev/null\n'
+    text = f'{assigned(plain | ({"UNDO": undo} if undo else {}))}{library}\n{step}\nmain "$@" </dev/null\n'
+    return f'{assigned(secret)}TEXT={shlex.quote(text)}\neval "$TEXT"\n' if undo else assigned(secret) + text
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,9 @@ class Host:
         sudo = "" if self.user == "root" or looks_only else "sudo -n "
         now = f"env NOW={int(time.time())} " if looks_only else ""
         shell = f"{sudo}timeout -k 10 {timeout} bash -s"
+        kept = name if undo != "never" and self.deleted_with is None else ""  # where the machine itself stays
         stdin = pulumi.Output.from_input(dict(values or {})).apply(
-            lambda v: script(step, {k: str(x) for k, x in v.items()})
+            lambda v: script(step, {k: str(x) for k, x in v.items()}, undo=kept)
         )
         return remote.Command(
             name,
@@ -96,6 +107,7 @@ class Host:
                 deleted_with=None if undo == "always" else self.deleted_with,
                 additional_secret_outputs=["stdout"],
                 ignore_changes=["create"] if looks_only else None,
+                delete_before_replace=True,  # or the undo of the old would take away what the new has made
             ),
         )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pulumi
 from pulumi_command import local, remote
 
-from components.hosts import Host, Keys
+from components.hosts import Host, Keys, script
 from components.settings import SshHost, SshServer
 
 FIRST_DIALS = 3  # a host that exists answers, or there is something to mend
@@ -62,7 +61,7 @@ class LabMachines(pulumi.ComponentResource):
         super().__init__("spdk-k8s:index:LabMachines", name, None, opts)
         owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
         reached = {
-            machine: replace(_host(machine, how), after=[self._reach(machine, how)])
+            machine: replace(_host(machine, how), after=self._reach(machine, how))
             for machine, how in args.hosts.items()
         }
         checked = [
@@ -84,23 +83,31 @@ class LabMachines(pulumi.ComponentResource):
         }
         self.register_outputs({"hosts": {machine: host.address for machine, host in self.hosts.items()}})
 
-    def _reach(self, machine: str, how: SshHost) -> pulumi.Resource:
-        """The first server on the way answers, and is the one that is meant: said better than a failed login does."""
-        key, server = (f"{machine}.jumpHost", how.jump_host) if how.jump_host else (machine, how)
-        look = shlex.join(
-            ["scripts/reach.sh", f"machines.{key}", str(server.address), str(server.port), server.host_key]
-        )
-        return local.Command(
+    def _reach(self, machine: str, how: SshHost) -> list[pulumi.Resource]:
+        """Each server on the way answers, and is the one that is meant: said better than a failed login does."""
+        key, jump = f"machines.{machine}", how.jump_host
+        first = local.Command(
             f"{machine}-reach",
-            create=f"exec {look}",
+            create="exec bash -s up",
+            stdin=script("reach", _look(f"{key}.jumpHost", jump) if jump else _look(key, how)),
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self),
         )
+        if not jump:
+            return [first]
+        behind = replace(_host(f"{machine}-jump", jump), after=[first]).run(
+            f"{machine}-behind", "reach", _look(key, how), parent=self, timeout=60, undo="never", looks_only=True
+        )
+        return [first, behind]
 
 
-def _host(name: str, how: SshHost) -> Host:
-    jump = how.jump_host
+def _look(key: str, server: SshServer) -> dict[str, str]:
+    return {"AT": key, "ADDRESS": str(server.address), "PORT": str(server.port), "HOST_KEY": server.host_key}
+
+
+def _host(name: str, how: SshServer) -> Host:
+    jump = how.jump_host if isinstance(how, SshHost) else None
     return Host(
         name=name,
         address=str(how.address),

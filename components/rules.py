@@ -39,7 +39,7 @@ class Problem:
 def put(key: str, value: object) -> str:
     """The command that sets `key`; keys of machines are read from where they are."""
     if key.endswith("hostKey"):
-        return f"pulumi config set {_path(key)} \"$(ssh-keyscan -t ed25519 ADDRESS | cut -d' ' -f2-)\""
+        return f"pulumi config set {_path(key)} \"$(ssh-keyscan -t ed25519 ADDRESS | grep -v ^# | cut -d' ' -f2-)\""
     if key.endswith("privateKey"):
         return f"pulumi config set --secret {_path(key)} <~/.ssh/id_ed25519"
     return f"pulumi config set {_path(key)} {shlex.quote(str(value))}"

@@ -84,25 +84,12 @@ class Vhost(pulumi.ComponentResource):
             command = render.spdk_args(
                 memory_mib=args.memory_mib, cpu_mask=args.cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
             )
-        taken = (
-            [
-                args.host.run(
-                    f"{name}-devices",
-                    "devices",
-                    {"BDEV": disks.bdev, "DEVICES": " ".join(disks.devices), "MIB": str(disks.mib)},
-                    parent=self,
-                    depends_on=args.after,
-                )
-            ]
-            if disks.devices
-            else []
-        )
         config_map = kubernetes.core.v1.ConfigMap(
             f"{name}-config",
             metadata={"name": pod, "namespace": namespace},
             data=config,
-            # what a target that runs reads there it serves at once
-            opts=pulumi.ResourceOptions(parent=self, depends_on=taken),
+            # what a target that runs reads there it serves at once: the host has looked at its devices before
+            opts=pulumi.ResourceOptions(parent=self, depends_on=args.after),
         )
         labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [

@@ -6,7 +6,7 @@ trap 'rm -rf "$dir"' EXIT
 export KUBECONFIG=$dir/admin
 
 step() {
-  (umask 077 && printf '%s' "$KUBECONFIG_TEXT" >"$KUBECONFIG")
+  (umask 077 && printf '%s' "${KUBECONFIG_TEXT:-}" >"$KUBECONFIG")
   if [ "$1" = down ]; then
     # a VM lets go of its disks while the target still serves them
     systemctl stop spdk-k8s-vm.service 'spdk-k8s-vm-[0-9].service' 2>/dev/null || true

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What every step shares. components/hosts.py sends: assignments, this file, the step; then calls `step up` or `step down`.
+# What every step shares. components/hosts.py sends: assignments, this file, the step; then calls `main up` or `main down`.
 set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
@@ -35,7 +35,7 @@ quietly() {
 # write MODE FILE   stdin to FILE if it differs; true when it changed
 write() {
   local mode=$1 file=$2 new
-  install -d "$(dirname "$file")"
+  mkdir -p "$(dirname "$file")" # one that is there keeps its mode
   new=$(umask 077 && mktemp "$file.XXXXXX")
   cat >"$new"
   chmod "$mode" "$new"
@@ -84,3 +84,17 @@ give_back() {
 enable() { systemctl is-enabled --quiet "$1" 2>/dev/null || systemctl enable --quiet "$1"; }
 
 is_container() { systemd-detect-virt --quiet --container; }
+
+# main up|down   the step. Where the machine will be given back, its own text is there (TEXT, UNDO: its name) from before it changes
+# anything until its `down` has ended well: Pulumi knows nothing of a step that failed, so scripts/ready.sh undoes what is left.
+main() {
+  local noted=$STATE/undo/${UNDO:-}
+  if [ "$1" = up ] && [ -n "${TEXT:-}" ]; then
+    install -d "$STATE/undo"
+    (umask 077 && printf '%s' "$TEXT" >"$STATE/undo/.$UNDO")
+    [ ! -e "$noted" ] || touch -r "$noted" "$STATE/undo/.$UNDO" # its place among the others stays
+    mv -f "$STATE/undo/.$UNDO" "$noted"
+  fi
+  step "$@"
+  if [ "$1" = down ] && [ -n "${UNDO:-}" ]; then rm -f "$noted"; fi
+}

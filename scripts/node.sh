@@ -64,6 +64,7 @@ containerd_config() {
   keep /etc/containerd/config.toml
   if write 0644 /etc/containerd/config.toml <<EOF; then systemctl restart containerd; fi
 version = 2
+disabled_plugins = ["io.containerd.internal.v1.opt"]
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "$PAUSE"
   restrict_oom_score_adj = $restrict
@@ -92,13 +93,18 @@ cgroup_driver() { # the systemd driver where systemd owns the whole tree: cgroup
 
 # Kubernetes' binaries come as one image from the private registry.
 bundle() {
-  local stamp=/usr/local/lib/spdk-k8s/bundle root
+  local stamp=/usr/local/lib/spdk-k8s/bundle root file
   if [ "$(cat "$stamp" 2>/dev/null)" = "$BUNDLE" ]; then return; fi
   say "installing Kubernetes from ${BUNDLE%%@*}"
   ctr images pull --hosts-dir "$certs" "$BUNDLE" >/dev/null
   root=$(mktemp -d)
   ctr images mount "$BUNDLE" "$root" >/dev/null
-  cp -a "$root/." /
+  while read -r file; do
+    [ ! -f "$stamp" ] || rm -f "$file" # an earlier bundle's, nobody else's
+    keep "$file"
+    printf '%s\n' "$file"
+  done < <(find "$root" ! -type d -printf '/%P\n') >>"$STATE/bundle"
+  cp -a --remove-destination "$root/." / # never through an owner's link
   ctr images unmount --rm "$root" >/dev/null
   rmdir "$root" 2>/dev/null || true
   ctr images rm "$BUNDLE" >/dev/null
@@ -175,17 +181,23 @@ down() {
   systemctl disable --now kubelet spdk-k8s-routes 2>/dev/null || true
   remains
   network_down
-  [ ! -x /usr/local/bin/kubelet ] || rm -f /usr/local/bin/{kubelet,kubeadm,kubectl}
-  rm -rf /opt/cni /etc/cni/net.d/10-spdk-k8s.conflist /var/lib/cni "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s \
-    /usr/libexec/kubernetes /etc/default/kubelet /etc/systemd/system/kubelet.service* \
+  local file
+  while read -r file; do give_back "$file" || true; done < <(cat "$STATE/bundle" 2>/dev/null)
+  # the folders of CNI may be others' too: only what bears the network's name, and what is empty then
+  rm -rf /etc/cni/net.d/10-spdk-k8s.conflist /var/lib/cni/networks/spdk-k8s /var/lib/cni/results/{spdk-k8s,cni-loopback}-*
+  rmdir /opt/cni/bin /opt/cni /var/lib/cni/{networks,results,} 2>/dev/null || true
+  rm -rf "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s/{bundle,routes,resolver} \
+    /usr/libexec/kubernetes /etc/default/kubelet \
     /etc/systemd/system/spdk-k8s-routes.service /etc/modules-load.d/spdk-k8s.conf /etc/sysctl.d/90-spdk-k8s.conf \
     /var/log/pods /var/log/containers /var/tmp/vhost.* # the last ones are the vhost pod's
+  rmdir /usr/local/lib/spdk-k8s 2>/dev/null || true # a VM's tools may be there yet
   rmdir /usr/lib/modules 2>/dev/null || true # made for kube-proxy where the kernel has none
   systemctl daemon-reload
   if grep -qsx containerd "$STATE/packages"; then
     systemctl disable --now containerd 2>/dev/null || true
     unmount /run/containerd
-    rm -rf /var/lib/containerd /run/containerd /opt/containerd /etc/containerd /etc/cni
+    rm -rf /var/lib/containerd /run/containerd /opt/containerd /etc/containerd
+    rmdir /etc/cni/net.d /etc/cni 2>/dev/null || true
   else
     rmdir --ignore-fail-on-non-empty "$certs" 2>/dev/null || true
     if give_back /etc/containerd/config.toml; then systemctl try-restart containerd 2>/dev/null || true; fi

@@ -70,7 +70,7 @@ cluster() {
   if [ -n "$ours" ]; then
     pass cluster "of this stack already"
   elif [ -n "$owner" ]; then
-    miss cluster "belongs to stack $owner" "pulumi destroy of that stack (or, if its state is lost: rm -r $STATE)"
+    miss cluster "belongs to stack $owner" "pulumi destroy of that stack (or, if its state is lost: sudo bash $STATE/undo/*-ready down)"
   elif [ -e /etc/kubernetes/admin.conf ] || [ -e /etc/kubernetes/kubelet.conf ]; then
     miss cluster "belongs to another Kubernetes cluster" "another host, or give this one up there: kubeadm reset"
   else
@@ -233,10 +233,26 @@ mirror() {
 
 registry() {
   local at=${REGISTRY%:*} port=${REGISTRY#*:}
-  [ "$at" != "$ADDRESS" ] || return 0 # it will be here
+  if [ "$at" = "$ADDRESS" ]; then # it will be here
+    own_registry
+    return
+  fi
   if answers "$at" "$port"; then
     pass registry "the way to $REGISTRY is open"
   else
     miss registry "no way to $REGISTRY on master" "a route and no firewall between the two hosts"
+  fi
+}
+
+# One of the owner's would get another config, and lose its images with the undo.
+own_registry() {
+  local path found=()
+  for path in /etc/docker/registry /var/lib/docker-registry; do
+    [ ! -e "$path" ] || found+=("$path")
+  done
+  if [ -n "$ours" ] || ((!${#found[@]})); then
+    pass registry "none but this stack's"
+  else
+    miss registry "one of its own: ${found[*]}" "another host for master, or give it up: apt-get purge docker-registry; rm -r ${found[*]}"
   fi
 }

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # The gate before every other step on a machine: it has booted, we are root on it, and it is this stack's from now on.
-# Its undo is the last one there: packages that the steps installed go, and what they kept.
+# Its undo is the last one there: steps that failed are undone, packages that the steps installed go, and what they kept.
 # in: OWNER (project/stack). Result: "container" or "machine", as it shows itself.
 step() {
   if [ "$1" = down ]; then
+    left
     purge
     rm -rf "$STATE"
     return
@@ -16,6 +17,17 @@ step() {
 
 booted() {
   case "$(systemctl is-system-running 2>/dev/null)" in running | degraded) ;; *) return 1 ;; esac
+}
+
+# Steps that Pulumi does not know of, because they failed or its state is lost; newest first.
+left() {
+  local name
+  # shellcheck disable=SC2045 # names of steps
+  for name in $(ls -t "$STATE/undo" 2>/dev/null); do
+    if [ "$name" = "${UNDO:-}" ]; then continue; fi
+    say "undoing $name"
+    bash "$STATE/undo/$name" down || fail "$name cannot be undone on $(hostname): mend what is said above, then pulumi destroy again"
+  done
 }
 
 # Exactly what was installed: dpkg leaves what something else needs by now.

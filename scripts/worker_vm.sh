@@ -17,6 +17,7 @@ step() {
   install -d -m 0700 "$vm" "$vm/seed"
   exec 8>"$STATE/worker_vm.lock" # the VMs of one host share its container images and media
   flock -w 300 8 || fail "another VM's set-up on $(hostname) takes over 300 s"
+  trap wait EXIT # a step that fails ends when all that it began has ended
   bridge
   write 0600 "$vm/seed/user-data" <<<"$USER_DATA" || true
   write 0600 "$vm/seed/meta-data" <<<"$META_DATA" || true
@@ -124,16 +125,19 @@ images_disk() {
   install -d "$root" "$run"
   if [ -n "$PRELOAD" ]; then
     say "preloading container images for the guest"
-    printf 'version = 2\nroot = "%s"\nstate = "%s"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "%s/sock"\n' \
+    printf 'version = 2\nroot = "%s"\nstate = "%s"\ndisabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]\n[grpc]\n  address = "%s/sock"\n' \
       "$root" "$run/state" "$run" >"$run/config.toml"
-    containerd --config "$run/config.toml" >"$run/log" 2>&1 &
+    containerd --config "$run/config.toml" >"$run/log" 2>&1 8>&- &
     pid=$!
+    # shellcheck disable=SC2064 # this one
+    trap "kill $pid" EXIT # of the shell in the background that this runs in
     wait_for 30 "the preloading containerd" ctr --address "$run/sock" version
     for image in $PRELOAD; do
       ctr --address "$run/sock" -n k8s.io images pull --hosts-dir "$certs" "$image" >/dev/null
     done
     kill "$pid"
     wait "$pid" || true
+    trap - EXIT
   fi
   rm -f "$vm/containers.img.new"
   mke2fs -q -t ext4 -L containers -E lazy_itable_init=1,nodiscard -d "$root" "$vm/containers.img.new" "${DISK_GIB}G"
@@ -261,10 +265,12 @@ accel_args() {
 }
 
 down() {
-  systemctl disable --now "$unit-disks".{path,timer,service} "$unit" "$unit-media" "$unit-bridge" 2>/dev/null || true
+  local name dir
+  for name in "$unit-disks".{path,timer,service} "$unit" "$unit-media" "$unit-bridge"; do # some may never have been made
+    systemctl disable --now "$name" 2>/dev/null || true
+  done
   rm -f "/etc/systemd/system/$unit".service "/etc/systemd/system/$unit"-{media,bridge,disks}.{service,path,timer} "$lib/$VM"
   systemctl daemon-reload
-  local dir
   for dir in root guest bundle media; do
     ! mountpoint -q "$vm/$dir" || umount "$vm/$dir"
   done
@@ -272,5 +278,6 @@ down() {
   if ls "$STATE"/vm* >/dev/null 2>&1; then return; fi
   # the last VM of this host
   rm -rf "$lib"/{vm-disks,bridge} /run/spdk-k8s /etc/spdk-k8s "$STATE/worker_vm.lock" "$STATE/card" "${SOCKETS:?}"/vhost.*
+  rmdir "$lib" 2>/dev/null || true
   [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || rm -rf "$MEDIA_DIR"
 }

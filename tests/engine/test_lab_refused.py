@@ -130,18 +130,40 @@ def test_another_system_is_refused(plain: PlainMachines) -> None:
     assert re.search(r"system +FAIL +Other Linux 9, x86_64 +install Debian 13 or Ubuntu 24\.04", looked.stderr)
 
 
-@pytest.mark.parametrize("behind", ["", ".jumpHost"])
-def test_a_wrong_host_key_is_refused_at_once(stack: Stack, plain: PlainMachines, tmp_path: Path, behind: str) -> None:
+def test_a_registry_of_the_owners_is_refused_but_not_the_stacks_own(plain: PlainMachines) -> None:
+    machine = plain.machines[0]
+    machine.shell("mkdir -p /etc/docker/registry /var/lib/docker-registry")
+    try:
+        looked = look(machine)
+        machine.shell("mkdir /var/lib/spdk-k8s && echo spdk-k8s/labrefused >/var/lib/spdk-k8s/owner")
+        later = look(machine)
+    finally:
+        machine.shell("rm -rf /etc/docker /var/lib/docker-registry /var/lib/spdk-k8s")
+    assert looked.returncode == 1
+    row = r"registry +FAIL +one of its own: /etc/docker/registry /var/lib/docker-registry +another host for master"
+    assert re.search(row, looked.stderr), looked.stderr
+    assert later.returncode == 0, later.stderr
+
+
+@pytest.mark.parametrize(("behind", "wrong"), [(False, ""), (True, ".jumpHost"), (True, "")])
+def test_a_wrong_host_key_is_refused_at_once(
+    stack: Stack, plain: PlainMachines, tmp_path: Path, behind: bool, wrong: str
+) -> None:
+    """Of a server, of the jump host before one, and of a server behind one."""
     _, other = key_pair(tmp_path, "other")
-    at = f"machines.master{behind}"
+    jump = "machines.master.jumpHost"
     if behind:
-        stack.run("config", "set", "--path", f"{at}.address", plain.machines[0].address)
-        stack.set_secret(f"{at}.privateKey", plain.private_key)
+        stack.run("config", "set", "--path", f"{jump}.address", plain.machines[1].address)
+        stack.run("config", "set", "--path", f"{jump}.user", USER)
+        stack.run("config", "set", "--path", f"{jump}.hostKey", plain.machines[1].host_key)
+        stack.set_secret(f"{jump}.privateKey", plain.private_key)
+    at = f"machines.master{wrong}"
+    server = plain.machines[1 if wrong else 0]
     stack.run("config", "set", "--path", f"{at}.hostKey", " ".join(other.split()[:2]))
     output, seconds = refused(stack, plain)
     assert f"spdk-k8s:{at}.hostKey = {other[:40]}" in output
-    assert f"the machine at {plain.machines[0].address}:22 shows another key" in output
-    assert f"pulumi config set --path {at}.hostKey '{plain.machines[0].host_key}'" in output
+    assert f"the machine at {server.address}:22 shows another key" in output
+    assert f"pulumi config set --path {at}.hostKey '{server.host_key}'" in output
     assert seconds < 60
 
 
@@ -214,7 +236,7 @@ def login(url: str, password: str, folder: Path) -> subprocess.CompletedProcess[
     """The part of scripts/node.sh that gives a node its access to the registry."""
     at = url.partition("//")[2]
     hosts = render.registry_hosts(url, host=at, user="spdk-k8s", password=password, tls=False)
-    step = script("node", {"REGISTRY": at, "REGISTRY_HOSTS": hosts}).rpartition("main()")[0]
+    step = script("node", {"REGISTRY": at, "REGISTRY_HOSTS": hosts}).rpartition('main "$@"')[0]
     return subprocess.run(
         ["bash", "-s"], input=f"{step}\ncerts={folder}\nregistry_access </dev/null\n", capture_output=True, text=True
     )

@@ -54,9 +54,9 @@ class Machine:
         assert done.returncode == 0, f"{' '.join(command)[:300]}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         return done.stdout
 
-    def step(self, name: str, action: str, **values: str) -> str:
-        """As Host.run has it run."""
-        return self.run("timeout", "-k", "10", "120", "bash", "-s", action, text=script(name, values))
+    def step(self, name: str, action: str, undo: str = "", **values: str) -> str:
+        """As Host.run has it run; undo: as on a machine that will be given back."""
+        return self.run("timeout", "-k", "10", "120", "bash", "-s", action, text=script(name, values, undo=undo))
 
     def state(self) -> list[str]:
         """Everything on it that a step may change, a line each."""
@@ -139,6 +139,8 @@ def bundle(folder: Path) -> str:
     with tarfile.open(archive, "w") as tar:
         files = {
             "usr/local/bin/kubelet": "#!/bin/sh\nexec sleep infinity\n",
+            "usr/local/bin/kubectl": "#!/bin/sh\n",
+            "opt/cni/bin/bridge": "#!/bin/sh\n",
             "etc/systemd/system/kubelet.service": "[Service]\nExecStart=/usr/local/bin/kubelet\n"
             "[Install]\nWantedBy=multi-user.target\n",
         }
@@ -202,6 +204,65 @@ def test_a_changed_value_is_followed_and_only_it(machine: Machine, node: dict[st
     touched = {line.split()[-1] for line in changes(first, machine.state())}
     assert touched == {"/etc/default/kubelet"}
     machine.step("node", "down", **node)
+
+
+NOTES, OWNERS = "/var/lib/spdk-k8s", "/etc/containerd/config.toml"
+CONFIG = 'version = 2 # mine\n[plugins."io.containerd.internal.v1.opt"]\n  path = "/var/lib/containerd"\n'
+OWNERS_FOLDERS = "/etc/containerd /opt/cni/bin /opt/tools /var/lib/cni/networks/mine /var/lib/cni/results"
+OWNERS_TOOLS = """
+echo mine >/opt/cni/bin/macvlan
+echo mine >/opt/tools/kubectl
+ln -s /opt/tools/kubectl /usr/local/bin/kubectl
+touch /var/lib/cni/networks/mine/192.0.2.1 /var/lib/cni/results/mine-1-eth0
+systemctl enable --now containerd
+"""
+CONTAINERD = "Id=containerd.service"  # its process is another one after its config was another
+
+
+@pytest.fixture
+def given_back(machine: Machine) -> Iterator[Machine]:
+    """A machine with a containerd and tools of its owner's, who wants all back as it was."""
+    machine.run("bash", "-euc", f"rm -rf {NOTES}; mkdir -p {OWNERS_FOLDERS}; install -m 0640 /dev/stdin {OWNERS}",
+                text=CONFIG)  # fmt: skip
+    machine.run("bash", "-euc", OWNERS_TOOLS)
+    before = machine.state()
+    machine.step("ready", "up", undo="throwaway-ready", OWNER="test/scripts")
+    yield machine
+    assert [line for line in changes(before, machine.state()) if CONTAINERD not in line] == []
+    assert machine.run("cat", OWNERS) == CONFIG
+    assert machine.run("cat", "/usr/local/bin/kubectl") == "mine\n"
+    machine.run("bash", "-c", f"systemctl disable --now containerd; rm -r {OWNERS_FOLDERS} /usr/local/bin/kubectl")
+    machine.step("ready", "up", OWNER="test/scripts")
+
+
+def test_a_step_that_failed_is_undone_with_the_machine(node: dict[str, str], given_back: Machine) -> None:
+    """Pulumi has no `down` of it: a resource that could not be created is not in its state."""
+    nowhere = f"{REGISTRY}/node-bundle@sha256:{'0' * 64}"
+    with pytest.raises(AssertionError, match="failed to resolve reference"):
+        given_back.step("node", "up", undo="throwaway-node", **{**node, "BUNDLE": nowhere})
+    assert "mine" not in given_back.run("cat", OWNERS), "it failed too soon for this test"
+    kept = given_back.run("bash", "-c", f"stat -c '%a %U %n' {NOTES}/undo/* && cat {NOTES}/undo/*")
+    assert {line.split()[0] for line in kept.splitlines()[:2]} == {"600"}
+    assert node["REGISTRY_HOSTS"].split("Basic ")[1].split('"')[0] not in kept
+    given_back.step("ready", "down", undo="throwaway-ready")
+
+
+def test_what_is_undone_is_not_undone_again(node: dict[str, str], given_back: Machine) -> None:
+    given_back.step("node", "up", undo="throwaway-node", **node)
+    given_back.step("node", "down", undo="throwaway-node", **node)
+    assert given_back.run("ls", f"{NOTES}/undo") == "throwaway-ready\n"
+    given_back.step("ready", "down", undo="throwaway-ready")
+
+
+def test_a_machine_whose_stack_is_lost_can_be_given_back(
+    registry: dict[str, str], node: dict[str, str], given_back: Machine
+) -> None:
+    given_back.step("node", "up", undo="throwaway-node", **node)
+    given_back.step("hugepages", "up", undo="throwaway-later", HUGEPAGES="")
+    given_back.step("node", "up", undo="throwaway-node", **node)
+    kept = given_back.run("ls", "-t", f"{NOTES}/undo").split()
+    assert kept == ["throwaway-later", "throwaway-node", "throwaway-ready"], "the newest is undone first"
+    given_back.run("bash", "-c", f"bash {NOTES}/undo/*-ready down")  # as scripts/preflight.sh says
 
 
 def test_hugepages(machine: Machine) -> None:
@@ -340,6 +401,28 @@ def test_bridge(machine: Machine) -> None:
     assert changes(first, machine.state()) == [], "the first VM lost something"
     for _ in range(2):
         machine.run(*down, "tap0")
+    assert changes(before, machine.state()) == []
+    machine.run("ip", "link", "del", "nic0")
+
+
+def test_a_vm_whose_images_cannot_be_had_holds_up_nothing(machine: Machine) -> None:
+    """What such a step has begun ends with it, so that the next one need not wait; its undo takes back what it did."""
+    machine.run("bash", "-euc", NETWORK)
+    before = machine.state()
+    nowhere = f"127.0.0.1:1/image@sha256:{'0' * 64}"
+    values = {
+        "REGISTRY": "127.0.0.1:1", "GUEST": nowhere, "BUNDLE": nowhere, "PRELOAD": nowhere, "DISK_GIB": "1",
+        "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media", "ACCEL": "tcg", "VM": "vm", "QEMU_ARGS": "", "QUEUES": "1",
+        "USER_DATA": "", "META_DATA": "", "NETWORK_CONFIG": "", "SOCKETS": "/var/tmp", "VM_DISKS": VM_DISKS,
+        "BRIDGE": "br0", "TAP": "tap0", "NIC": "", "HOST_ADDRESS": "192.0.2.12",
+        "BRIDGE_SCRIPT": (ROOT / "scripts" / "host" / "bridge").read_text(),
+    }  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="preloading container images"):
+            machine.step("worker_vm", "up", **values)
+        assert machine.run("bash", "-c", "grep -l '[v]m-preload' /proc/[0-9]*/cmdline || true") == ""
+    assert changes(before, machine.state()) != []
+    machine.undone_twice("worker_vm", **values)
     assert changes(before, machine.state()) == []
     machine.run("ip", "link", "del", "nic0")
 

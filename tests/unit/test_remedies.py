@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.config import ConfigError, load
+from components.rules import put
 
 pytestmark = pytest.mark.unit
 
@@ -47,6 +50,17 @@ def run(command: str, config: Config) -> None:
     else:
         assert isinstance(inside, dict), f"{command}: not a map"
         inside[last] = made
+
+
+def test_a_host_key_is_had_from_any_ssh_keyscan(tmp_path: Path) -> None:
+    """Some versions print comments among the keys."""
+    scan = tmp_path / "ssh-keyscan"
+    scan.write_text("#!/bin/sh\nprintf '# %s:22 SSH-2.0-OpenSSH_10.0p2\\n%s ssh-ed25519 AAAA\\n' $3 $3\n")
+    scan.chmod(0o755)
+    command = put("machines.master.hostKey", "").replace("pulumi config set", "printf %s,")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    made = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={"PATH": path})
+    assert made.stdout.endswith(",ssh-ed25519 AAAA,"), made
 
 
 def wrong(config: Config, cpus: int) -> list[str]:
