@@ -221,6 +221,66 @@ def test_hugepages(machine: Machine) -> None:
     assert changes(before, machine.state()) == []
 
 
+@pytest.fixture
+def server(machine: Machine) -> Iterator[Machine]:
+    """The machine, which takes itself for a server, with the kernel's view of its hugepages in the folder PAGES."""
+    machine.run("install", "-D", "-m", "0755", "/dev/stdin", DETECT, text="#!/bin/sh\nexit 1\n")
+    yield machine
+    machine.run("rm", "-rf", DETECT, "/tmp/sys")
+
+
+DETECT = "/usr/local/bin/systemd-detect-virt"
+PAGES = "/tmp/sys/kernel/mm/hugepages/hugepages-1048576kB"
+
+
+def show_pages(machine: Machine, **figures: int) -> None:
+    machine.run("mkdir", "-p", PAGES)
+    for name, figure in figures.items():
+        machine.run("tee", f"{PAGES}/{name}_hugepages", text=f"{figure}\n")
+
+
+def reserved(machine: Machine, action: str, count: int) -> int:
+    """Pages of 1 GiB that there are after the step."""
+    machine.step("hugepages", action, HUGEPAGES=f"1Gi={count}", SYS="/tmp/sys")
+    return int(machine.run("cat", f"{PAGES}/nr_hugepages"))
+
+
+def test_a_servers_idle_hugepages_are_taken_first_and_never_given_away(server: Machine) -> None:
+    show_pages(server, nr=40, free=10, resv=0, surplus=0)  # of them 30 are in use
+    assert reserved(server, "up", 9) == 40
+    assert reserved(server, "up", 11) == 41, "ours are idle too, until something runs on them"
+    show_pages(server, free=0)
+    assert reserved(server, "up", 12) == 42, "it was not the difference that was added"
+    assert reserved(server, "up", 11) == 41
+    assert reserved(server, "up", 5) == 40
+    assert reserved(server, "down", 5) == 40
+
+
+def test_hugepages_that_cannot_be_had_change_nothing(server: Machine) -> None:
+    show_pages(server, nr=2, free=0, resv=0, surplus=0)
+    assert reserved(server, "up", 1) == 3
+    before = server.state()
+    with pytest.raises(AssertionError, match=r"or reserve them at boot \(hugepagesz=1G hugepages="):
+        reserved(server, "up", 999999999)
+    with pytest.raises(AssertionError, match="hugepages of 2Mi: throwaway has none"):
+        server.step("hugepages", "up", HUGEPAGES="2Mi=1", SYS="/tmp/sys")
+    assert changes(before, server.state()) == []
+    assert reserved(server, "down", 1) == 2
+
+
+def test_hugepages_are_added_at_boot_to_those_that_are_there(server: Machine) -> None:
+    show_pages(server, nr=3, free=1, resv=0, surplus=0)
+    assert reserved(server, "up", 2) == 4
+    server.run("systemctl", "start", "spdk-k8s-hugepages")
+    assert server.run("cat", f"{PAGES}/nr_hugepages") == "4\n", "it was no boot of the machine"
+    server.run("tee", "/var/lib/spdk-k8s/hugepages.boot", text="another boot\n")
+    show_pages(server, nr=7, free=1)  # others have more now
+    server.run("systemctl", "start", "spdk-k8s-hugepages")
+    assert server.run("cat", f"{PAGES}/nr_hugepages") == "8\n"
+    server.run("systemctl", "stop", "spdk-k8s-hugepages")
+    assert reserved(server, "down", 2) == 7
+
+
 def test_engine_trust(machine: Machine) -> None:
     before = machine.state()
     for _ in range(2):
