@@ -9,6 +9,8 @@ nothing on a host is the end-to-end tests' matter.
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -279,6 +281,37 @@ def test_hugepages_are_added_at_boot_to_those_that_are_there(server: Machine) ->
     assert server.run("cat", f"{PAGES}/nr_hugepages") == "8\n"
     server.run("systemctl", "stop", "spdk-k8s-hugepages")
     assert reserved(server, "down", 2) == 7
+
+
+@pytest.mark.parametrize("kind", ["container", "server"])
+def test_hugepages_of_others_stay_theirs(machine: Machine, request: pytest.FixtureRequest, kind: str) -> None:
+    """Of 6, somebody has written to 2, has mapped 2, and 2 are idle: only a server's idle ones may be taken."""
+    pages = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not os.access(pages, os.W_OK):
+        pytest.skip("this machine has no hugepages of 2 MiB, or does not let us reserve them")
+    if kind == "server":
+        request.getfixturevalue("server")
+    found = int(pages.read_text())
+    pages.write_text(str(found + 6))
+    try:
+        assert int(pages.read_text()) == found + 6
+        with mmap.mmap(-1, 4 << 21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB) as theirs:
+            theirs[0] = theirs[1 << 21] = 7
+            machine.step("hugepages", "up", HUGEPAGES="2Mi=5")
+            assert int(pages.read_text()) == found + 6 + (5 if kind == "container" else 3)
+            with pytest.raises(
+                AssertionError, match=r"999999.* are wanted beside the .*mend: give it more free memory"
+            ):
+                machine.step("hugepages", "up", HUGEPAGES="2Mi=999999999")
+            machine.step("hugepages", "down", HUGEPAGES="2Mi=5")
+            assert int(pages.read_text()) == found + 6
+            theirs[2 << 21] = theirs[3 << 21] = 7
+            assert [theirs[i << 21] for i in range(4)] == [7] * 4
+    finally:
+        pages.write_text(str(found))
+
+
+MAP_HUGETLB = 0x40000
 
 
 def test_engine_trust(machine: Machine) -> None:
