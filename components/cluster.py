@@ -99,6 +99,7 @@ class Cluster(pulumi.ComponentResource):
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Cluster", name, None, opts)
         self._args = args
+        self._reserved: list[pulumi.Resource] = []
         master, images, versions = args.master, args.images, args.versions
 
         self.bundle = images.build("node-bundle", "bundle", {"BINARIES": f"spdk-k8s/kubernetes:v{versions.kubernetes}"})
@@ -159,19 +160,16 @@ class Cluster(pulumi.ComponentResource):
 
         hugepages: size ("2Mi", "1Gi") -> how many. sync: how soon a pod there sees that its ConfigMap has changed.
         """
-        reserved = (
-            [
-                host.run(
-                    f"{host.name}-hugepages",
-                    "hugepages",
-                    {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())},
-                    parent=self,
-                    undo="always",  # a container's are those of the machine below it
-                )
-            ]
-            if hugepages
-            else []
-        )
+        if hugepages:
+            reserved = host.run(
+                f"{host.name}-hugepages",
+                "hugepages",
+                {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())},
+                parent=self,
+                undo="always",  # a container's are those of the machine below it …
+                depends_on=self._reserved,  # … and there is no way to add to them at the same time
+            )
+            self._reserved = [reserved]
         nodes = self._args.nodes
         number = list(nodes).index(host.name)
         return host.run(
@@ -188,7 +186,7 @@ class Cluster(pulumi.ComponentResource):
                 "SYNC": sync,
             },
             parent=self,
-            depends_on=reserved,
+            depends_on=self._reserved if hugepages else [],
         )
 
     def join(self, host: Host, prepared: pulumi.Resource) -> pulumi.Resource:
