@@ -95,8 +95,9 @@ at_boot() {
     printf '[Service]\nType=oneshot\nRemainAfterExit=yes\n'
     printf 'ExecCondition=/bin/sh -c "! grep -qsxf %s %s"\n' "$boot_id" "$boot"
     while read -r size _ added _; do
-      printf 'ExecStart=/bin/sh -c "%s"\n' "cd $(hugepages_folder "$size"); n=\$\$(cat nr_hugepages); echo \$\$((n + $added)) >nr_hugepages; \
-        [ \$\$(cat nr_hugepages) = \$\$((n + $added)) ] || { echo \$\$n >nr_hugepages; false; }"
+      # shellcheck disable=SC2016 # for the unit's shell
+      printf 'ExecStart=/bin/sh -c "cd %s; n=$$(cat nr_hugepages); all=$$((n + %s)); echo $$all >nr_hugepages; [ $$(cat nr_hugepages) = $$all ] || { echo $$n >nr_hugepages; false; }"\n' \
+        "$(hugepages_folder "$size")" "$added"
     done <"$kept"
     printf 'ExecStartPost=/bin/cp %s %s\n' "$boot_id" "$boot"
     printf '[Install]\nWantedBy=multi-user.target\n'
