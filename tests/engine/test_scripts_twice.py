@@ -281,6 +281,9 @@ def test_hugepages_are_added_at_boot_to_those_that_are_there(server: Machine) ->
     assert server.run("cat", f"{PAGES}/nr_hugepages") == "8\n"
     server.run("systemctl", "stop", "spdk-k8s-hugepages")
     assert reserved(server, "down", 2) == 7
+    assert reserved(server, "up", 2) == 8
+    server.run("tee", "/var/lib/spdk-k8s/hugepages.boot", text="another boot\n")
+    assert reserved(server, "down", 2) == 8, "at this boot nothing was added"
 
 
 @pytest.mark.parametrize("kind", ["container", "server"])
