@@ -99,6 +99,7 @@ class Cluster(pulumi.ComponentResource):
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Cluster", name, None, opts)
         self._args = args
+        self._reserved: list[pulumi.Resource] = []
         master, images, versions = args.master, args.images, args.versions
 
         self.bundle = images.build("node-bundle", "bundle", {"BINARIES": f"spdk-k8s/kubernetes:v{versions.kubernetes}"})
@@ -167,17 +168,25 @@ class Cluster(pulumi.ComponentResource):
         """Everything that a node needs before kubeadm runs on it.
 
         hugepages: size ("2Mi", "1Gi") -> how many. devices: what its pods take from the host for disks of kind `bdev`
-        ("aio": block devices, "nvme": PCI addresses), each of so many MiB at least. sync: how soon a pod there sees that its ConfigMap has changed.
+        ("aio": block devices, "nvme": PCI addresses), each of disk_mib at least. sync: how soon a pod there sees that
+        its ConfigMap has changed.
         """
-        takes: dict[str, dict[str, str]] = {}
-        if hugepages:
-            takes["hugepages"] = {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())}
-        if devices:
-            takes["devices"] = {"BDEV": bdev, "DEVICES": " ".join(devices), "MIB": str(disk_mib)}
         # undone when no pod is left there that has them; and always: a container's are those of the machine below it
-        taken = [
-            host.run(f"{host.name}-{step}", step, values, parent=self, undo="always") for step, values in takes.items()
-        ]
+        taken: list[pulumi.Resource] = []
+        if hugepages:
+            reserved = host.run(
+                f"{host.name}-hugepages",
+                "hugepages",
+                {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())},
+                parent=self,
+                undo="always",
+                depends_on=self._reserved,  # there is no way for two containers to add to them at the same time
+            )
+            self._reserved = [reserved]
+            taken.append(reserved)
+        if devices:
+            values = {"BDEV": bdev, "DEVICES": " ".join(devices), "MIB": str(disk_mib)}
+            taken.append(host.run(f"{host.name}-devices", "devices", values, parent=self, undo="always"))
         nodes = self._args.nodes
         number = list(nodes).index(host.name)
         return host.run(

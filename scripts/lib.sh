@@ -85,6 +85,17 @@ enable() { systemctl is-enabled --quiet "$1" 2>/dev/null || systemctl enable --q
 
 is_container() { systemd-detect-virt --quiet --container; }
 
+# hugepage_mib SIZE, hugepages_folder SIZE   of pages of 2Mi or 1Gi: MiB, and what the kernel shows of them (SYS: tests' own tree)
+hugepage_mib() { numfmt --from=iec-i --to-unit=Mi "$1"; }
+hugepages_folder() { echo "${SYS:-/sys}/kernel/mm/hugepages/hugepages-$(($(hugepage_mib "$1") * 1024))kB"; }
+
+# idle_hugepages SIZE   prints how many nobody has taken yet; a container sees the machine's below it, which others wait for
+idle_hugepages() {
+  local dir
+  dir=$(hugepages_folder "$1")
+  if is_container || [ ! -d "$dir" ]; then echo 0; else echo $(($(cat "$dir/free_hugepages") - $(cat "$dir/resv_hugepages"))); fi
+}
+
 # main up|down   the step. Where the machine will be given back, its own text is there (TEXT, UNDO: its name) from before it changes
 # anything until its `down` has ended well: Pulumi knows nothing of a step that failed, so scripts/ready.sh undoes what is left.
 main() {

@@ -102,8 +102,13 @@ virtualization() {
 meminfo() { awk -v key="$1:" '$1 == key {print int($2 / 1024)}' /proc/meminfo; }
 
 memory() {
-  local have
+  local have pair idle
   have=$(meminfo "$([ -n "$ours" ] && echo MemTotal || echo MemAvailable)")
+  for pair in ${HUGEPAGES:-}; do # idle ones are taken first
+    [ -z "$ours" ] || break
+    idle=$(idle_hugepages "${pair%=*}")
+    have=$((have + (idle < ${pair#*=} ? idle : ${pair#*=}) * $(hugepage_mib "${pair%=*}")))
+  done
   if ((have >= MEMORY_MIB)); then
     pass memory "$have MiB"
   else
@@ -112,13 +117,11 @@ memory() {
 }
 
 hugepages() {
-  local pair size
+  local pair
   for pair in ${HUGEPAGES:-}; do
-    size=${pair%=*}
-    case $size in 2Mi) size=2048kB ;; 1Gi) size=1048576kB ;; esac
     if [ -n "$ours" ]; then
       pass hugepages "of this stack already"
-    elif [ -d "/sys/kernel/mm/hugepages/hugepages-$size" ]; then
+    elif [ -d "$(hugepages_folder "${pair%=*}")" ]; then
       pass hugepages "${pair#*=} of ${pair%=*} can be tried"
     else
       miss hugepages "the kernel has none of ${pair%=*}" "pulumi config set --path vhost.hugepageSize 2Mi (or none)"

@@ -116,6 +116,24 @@ def test_what_is_missing_is_named_with_its_remedy(plain: PlainMachines, needs: d
     assert "cannot serve: 1 checks failed; nothing was changed" in looked.stderr
 
 
+def test_a_servers_idle_hugepages_count_as_free_memory(plain: PlainMachines) -> None:
+    machine, pages = plain.machines[0], "/tmp/sys/kernel/mm/hugepages/hugepages-1048576kB"
+    detect = "/usr/local/bin/systemd-detect-virt"  # for once this container takes itself for a server
+    machine.shell(f"mkdir -p {pages}; echo 99999 >{pages}/free_hugepages; echo 1000 >{pages}/resv_hugepages")
+    machine.shell(f"printf '#!/bin/sh\\nexit 1\\n' >{detect}; chmod +x {detect}")
+    try:
+        enough, *others = (
+            look(machine, HUGEPAGES=f"1Gi={count}", MEMORY_MIB=str(98000 * 1024), SYS="/tmp/sys")
+            for count in (98000, 90000, 110000)
+        )
+    finally:
+        machine.shell(f"rm -r {detect} /tmp/sys")
+    assert enough.returncode == 0, enough.stderr
+    few, many = (re.findall(r"memory +(\w+) +(\d+) MiB", other.stderr)[0] for other in others)
+    assert few[0] == "FAIL", "more than are wanted were counted"
+    assert int(many[1]) < (98999 + 900) * 1024, "somebody's pages were counted"
+
+
 def test_another_system_is_refused(plain: PlainMachines) -> None:
     machine = plain.machines[0]
     machine.shell(r"""

@@ -25,6 +25,18 @@ def test_a_first_preview_shows_every_resource_and_makes_none(stack: Stack) -> No
     assert made.stdout == ""
 
 
+def test_a_preview_says_how_many_hugepages_worker1_must_have(stack: Stack) -> None:
+    budget = "budget of worker1: vhost 512 MiB for up to 32 disks of 128 MiB, VM 3072 MiB; "
+    stack.run("config", "set", "--path", "vhost.bdev", "aio")
+    assert budget + "no hugepages" in stack.run("preview")
+    wanted = {"vhost.backend": "spdk", "vhost.source": "images", "vhost.hugepageSize": "2Mi", "vm.hugepageSize": "1Gi"}
+    for key, value in wanted.items():
+        stack.run("config", "set", "--path", key, value)
+    assert budget + "3 hugepages of 1Gi and 256 hugepages of 2Mi" in stack.run("preview")
+    stack.run("config", "set", "--path", "vm.hugepageSize", "2Mi")
+    assert budget + "1792 hugepages of 2Mi" in stack.run("preview")
+
+
 def test_n_more_instances_are_n_more_disks_and_volumes(stack: Stack) -> None:
     def to_create() -> int:
         found = re.search(r"\+ (\d+) to create", stack.run("preview"))

@@ -9,6 +9,8 @@ nothing on a host is the end-to-end tests' matter.
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -280,6 +282,100 @@ def test_hugepages(machine: Machine) -> None:
     machine.step("hugepages", "down", HUGEPAGES="2Mi=2")
     assert int(pages.read_text()) == others
     assert changes(before, machine.state()) == []
+
+
+@pytest.fixture
+def server(machine: Machine) -> Iterator[Machine]:
+    """The machine, which takes itself for a server, with the kernel's view of its hugepages in the folder PAGES."""
+    machine.run("install", "-D", "-m", "0755", "/dev/stdin", DETECT, text="#!/bin/sh\nexit 1\n")
+    yield machine
+    machine.run("rm", "-rf", DETECT, "/tmp/sys")
+
+
+DETECT = "/usr/local/bin/systemd-detect-virt"
+PAGES = "/tmp/sys/kernel/mm/hugepages/hugepages-1048576kB"
+
+
+def show_pages(machine: Machine, **figures: int) -> None:
+    machine.run("mkdir", "-p", PAGES)
+    for name, figure in figures.items():
+        machine.run("tee", f"{PAGES}/{name}_hugepages", text=f"{figure}\n")
+
+
+def reserved(machine: Machine, action: str, count: int) -> int:
+    """Pages of 1 GiB that there are after the step."""
+    machine.step("hugepages", action, HUGEPAGES=f"1Gi={count}", SYS="/tmp/sys")
+    return int(machine.run("cat", f"{PAGES}/nr_hugepages"))
+
+
+def test_a_servers_idle_hugepages_are_taken_first_and_never_given_away(server: Machine) -> None:
+    show_pages(server, nr=40, free=10, resv=0, surplus=0)  # of them 30 are in use
+    assert reserved(server, "up", 9) == 40
+    assert reserved(server, "up", 11) == 41, "ours are idle too, until something runs on them"
+    show_pages(server, free=0)
+    assert reserved(server, "up", 12) == 42, "it was not the difference that was added"
+    assert reserved(server, "up", 11) == 41
+    assert reserved(server, "up", 5) == 40
+    assert reserved(server, "down", 5) == 40
+
+
+def test_hugepages_that_cannot_be_had_change_nothing(server: Machine) -> None:
+    show_pages(server, nr=2, free=0, resv=0, surplus=0)
+    assert reserved(server, "up", 1) == 3
+    before = server.state()
+    with pytest.raises(AssertionError, match=r"or reserve them at boot \(hugepagesz=1G hugepages="):
+        reserved(server, "up", 999999999)
+    with pytest.raises(AssertionError, match="hugepages of 2Mi: throwaway has none"):
+        server.step("hugepages", "up", HUGEPAGES="2Mi=1", SYS="/tmp/sys")
+    assert changes(before, server.state()) == []
+    assert reserved(server, "down", 1) == 2
+
+
+def test_hugepages_are_added_at_boot_to_those_that_are_there(server: Machine) -> None:
+    show_pages(server, nr=3, free=1, resv=0, surplus=0)
+    assert reserved(server, "up", 2) == 4
+    server.run("systemctl", "start", "spdk-k8s-hugepages")
+    assert server.run("cat", f"{PAGES}/nr_hugepages") == "4\n", "it was no boot of the machine"
+    server.run("tee", "/var/lib/spdk-k8s/hugepages.boot", text="another boot\n")
+    show_pages(server, nr=7, free=1)  # others have more now
+    server.run("systemctl", "start", "spdk-k8s-hugepages")
+    assert server.run("cat", f"{PAGES}/nr_hugepages") == "8\n"
+    server.run("systemctl", "stop", "spdk-k8s-hugepages")
+    assert reserved(server, "down", 2) == 7
+    assert reserved(server, "up", 2) == 8
+    server.run("tee", "/var/lib/spdk-k8s/hugepages.boot", text="another boot\n")
+    assert reserved(server, "down", 2) == 8, "at this boot nothing was added"
+
+
+@pytest.mark.parametrize("kind", ["container", "server"])
+def test_hugepages_of_others_stay_theirs(machine: Machine, request: pytest.FixtureRequest, kind: str) -> None:
+    """Of 6, somebody has written to 2, has mapped 2, and 2 are idle: only a server's idle ones may be taken."""
+    pages = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not os.access(pages, os.W_OK):
+        pytest.skip("this machine has no hugepages of 2 MiB, or does not let us reserve them")
+    if kind == "server":
+        request.getfixturevalue("server")
+    found = int(pages.read_text())
+    pages.write_text(str(found + 6))
+    try:
+        assert int(pages.read_text()) == found + 6
+        with mmap.mmap(-1, 4 << 21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB) as theirs:
+            theirs[0] = theirs[1 << 21] = 7
+            machine.step("hugepages", "up", HUGEPAGES="2Mi=5")
+            assert int(pages.read_text()) == found + 6 + (5 if kind == "container" else 3)
+            with pytest.raises(
+                AssertionError, match=r"999999.* are wanted beside the .*mend: give it more free memory"
+            ):
+                machine.step("hugepages", "up", HUGEPAGES="2Mi=999999999")
+            machine.step("hugepages", "down", HUGEPAGES="2Mi=5")
+            assert int(pages.read_text()) == found + 6
+            theirs[2 << 21] = theirs[3 << 21] = 7
+            assert [theirs[i << 21] for i in range(4)] == [7] * 4
+    finally:
+        pages.write_text(str(found))
+
+
+MAP_HUGETLB = 0x40000
 
 
 def test_engine_trust(machine: Machine) -> None:

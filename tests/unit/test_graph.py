@@ -216,6 +216,13 @@ def test_each_probe_of_the_target_asks_its_own_question(graph: Graph) -> None:
     assert not [key for key in reconcile if key.endswith("Probe")]
 
 
+def test_hosts_reserve_hugepages_one_after_the_other() -> None:
+    """Two containers see the same pages: of what both add at the same time, a part is lost."""
+    two = run_program(**LAYOUTS["two hosts of two VMs"], vm={"hugepageSize": "2Mi"})
+    first, second = (name for name in two if name.endswith("-hugepages"))
+    assert first in waits_for(two, second)
+
+
 def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
     carrier = {vm: host for host, vm in vms_and_hosts(graph)}
     for step in of_type(graph, STEP):
