@@ -166,6 +166,19 @@ def test_released_provider(tree: Tree) -> None:
     assert (tree.cache / "pulumi-home/plugins/resource-command-v1.2.1/pulumi-resource-command").exists()
 
 
+@pytest.mark.parametrize("in_reach", [True, False])
+def test_a_preview_knows_whether_spdk_can_be_had(tree: Tree, in_reach: bool) -> None:
+    """On a clean machine `make preview` must choose the vhost backend that `make up` will: --tools looks for SPDK too."""
+    mine = ("check_machine", "packages", "python_environment", "pulumi_cli", "pulumi_providers")
+    with (tree.root / "setup/images.sh").open("a") as parts:  # the rest of the set-up is this machine's
+        parts.writelines(f"{name}() {{ :; }}\n" for name in mine)
+    tree.program(tree.root / "setup/engine", ":")
+    url = tree.url if in_reach else "http://127.0.0.1:9"
+    done = tree.bash(f"{tree.root}/setup/setup --tools; {tree.root}/setup/env", SPDK_K8S_SPDK_URL=url)
+    assert done.returncode == 0, done.stderr
+    assert (f"export SPDK_RELEASE={PINS['SPDK']}\n" in done.stdout) == in_reach, done.stdout
+
+
 def test_step_shows_the_log_of_what_failed(tree: Tree) -> None:
     done = tree.bash('bad() { echo "no such suite: trixy"; false; }; step "base image" bad; echo never')
     assert done.returncode == 1
