@@ -280,11 +280,13 @@ def checkout(tree: Tree) -> Path:
     return tree.root
 
 
-def stack(checkout: Path, *arguments: str) -> subprocess.Popen[str]:
+def stack(checkout: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     mine = ("PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
     return subprocess.Popen(
         [checkout / "setup/stack", *arguments],
-        env={k: v for k, v in os.environ.items() if k not in mine} | {"SPDK_K8S_CACHE": str(checkout.parent / "cache")},
+        env={k: v for k, v in os.environ.items() if k not in mine}
+        | {"SPDK_K8S_CACHE": str(checkout.parent / "cache")}
+        | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -326,6 +328,20 @@ def test_up_after_a_kill_then_down_twice_leaves_nothing(checkout: Path) -> None:
     (checkout / "Pulumi.dev.yaml").write_text((checkout / "Pulumi.dev.yaml").read_text().replace('"5"', '"3"'))
     shutil.rmtree(checkout / "__pycache__", ignore_errors=True)
     assert (sorted(p.name for p in checkout.iterdir()), (checkout / "Pulumi.dev.yaml").read_text()) == before
+
+
+def test_settings_for_one_run_with_a_backend_of_the_users_own(checkout: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    mine = {"PULUMI_BACKEND_URL": f"file://{own}", "PULUMI_CONFIG_PASSPHRASE": "mine", "VHOST_BACKEND": "spdk"}
+    (checkout / "go").touch()
+    before = (checkout / "Pulumi.dev.yaml").read_text()
+    finished(stack(checkout, "up", "dev", **mine))
+    assert "backend: spdk" in (checkout / ".state/dev.yaml").read_text()
+    after = (checkout / "Pulumi.dev.yaml").read_text()
+    assert [line for line in after.splitlines() if "salt" not in line] == before.splitlines()
+    finished(stack(checkout, "down", "dev", **mine))
+    assert not (checkout / ".state").exists()
 
 
 def test_environment_leaves_the_users_own_backend_alone(tree: Tree) -> None:
