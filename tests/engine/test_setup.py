@@ -168,7 +168,7 @@ def test_released_provider(tree: Tree) -> None:
 
 @pytest.mark.parametrize("in_reach", [True, False])
 def test_a_preview_knows_whether_spdk_can_be_had(tree: Tree, in_reach: bool) -> None:
-    """On a clean machine `make preview` must choose the vhost backend that `make up` will: --tools looks for SPDK too."""
+    """On a clean machine too `make preview` chooses the vhost backend that `make up` will."""
     mine = ("check_machine", "packages", "python_environment", "pulumi_cli", "pulumi_providers")
     with (tree.root / "setup/images.sh").open("a") as parts:  # the rest of the set-up is this machine's
         parts.writelines(f"{name}() {{ :; }}\n" for name in mine)
