@@ -67,6 +67,12 @@ def fetch(url: str) -> tuple[str, bytes]:
         return type(error).__name__ if not str(error) else str(getattr(error, "reason", error)), b""
 
 
+def fetch_all(urls: list[str]) -> list[tuple[str, bytes]]:
+    """`fetch` of each, at once: one that does not answer takes seconds."""
+    with ThreadPoolExecutor(16) as each:
+        return list(each.map(fetch, urls))
+
+
 def mib(size: str | int | None) -> str:
     return "-" if size is None else f"{int(size) / 2**20:.1f} MiB"
 
@@ -173,8 +179,7 @@ def video_rows(
     """One for each instance that there should be, and for each pod that there is."""
     paths = {v.spec.claim_ref.name: v.spec.local.path for v in volumes if v.spec.claim_ref and v.spec.local}
     found = {ordinal(p): p for p in pods}
-    with ThreadPoolExecutor(16) as each:  # of those that do not answer each takes seconds
-        answers = list(each.map(lambda page: fetch(page)[0], made["pages"]))
+    answers = [answer for answer, _ in fetch_all(made["pages"])]
     rows = [["#", "POD", "NODE", "READY", "RESTARTS", "DISK", "SIZE", "USED", "PAGE", "ANSWER", "RTMP"]]
     for i in sorted(found.keys() | set(range(len(answers)))):
         name, pod = f"{VIDEO}-{i}", found.get(i)

@@ -330,6 +330,41 @@ def test_up_after_a_kill_then_down_twice_leaves_nothing(checkout: Path) -> None:
     assert (sorted(p.name for p in checkout.iterdir()), (checkout / "Pulumi.dev.yaml").read_text()) == before
 
 
+DRIFTED = """
+import pulumi
+import pulumi_command.local as local
+master = local.Command("cluster-control-plane", create="true", update="echo control plane >>log", dir="{root}")
+for name in ("worker1-join", "worker1-ready"):
+    local.Command(name, create="true", update="echo worker1 >>log", dir="{root}",
+                  opts=pulumi.ResourceOptions(depends_on=[master]))
+pulumi.export("numinst", 1)
+"""
+CHECK = """
+import pathlib, sys
+steps = {"": "cluster-control-plane", "control plane": "worker1-join"}
+log = pathlib.Path("log").read_text() if pathlib.Path("log").exists() else ""
+print("check", repr(log), file=sys.stderr)
+print(left := steps.get(log.strip(), ""))
+sys.exit(1 if left else 0)
+"""
+
+
+def test_up_mends_the_control_plane_before_it_asks_the_cluster(checkout: Path) -> None:
+    """A refresh fails without an API server: no other step runs, and nothing is refreshed, before it is back."""
+    (checkout / "__main__.py").write_text(DRIFTED.format(root=checkout))
+    (checkout / "check.py").write_text(CHECK)
+    finished(stack(checkout, "up", "dev"))
+    assert not (checkout / "log").exists()
+    output = finished(stack(checkout, "up", "dev"))
+    assert (checkout / "log").read_text() == "control plane\nworker1\n"
+    before, after = output.split(r"check 'control plane\n'")
+    assert "1 updated" in before
+    assert "1 updated" in after
+    assert "refreshing" not in before.lower()
+    (checkout / "log").unlink()
+    finished(stack(checkout, "down", "dev"))
+
+
 def test_settings_for_one_run_with_a_backend_of_the_users_own(checkout: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()

@@ -71,6 +71,7 @@ class FakeCluster:
         self.pods += [pod(f"{VIDEO}-{i}", VIDEO, "worker2") for i in range(count)]
         self.volumes = [volume(i) for i in range(count)]
         self.served = {f"vhost.{i}": "used" for i in range(count)}
+        self.markers: dict[int, bytes] = {}
         self.error: Exception | None = None
         self.silent: set[str] = set()
 
@@ -99,3 +100,16 @@ class FakeCluster:
             if p.spec.node_name == name
         ]
         return SimpleNamespace(data=json.dumps({"pods": pods}))
+
+    def connect_get_namespaced_pod_exec(self) -> None: ...
+
+    def probe(self, _: object, name: str, namespace: str, **options: object) -> str:
+        """What the target's probe lists, in place of kubernetes.stream."""
+        assert (namespace, options["command"]) == (NAMESPACE, ["/usr/local/bin/probe", "list"])
+        if any(p.metadata.name == name and p.spec.node_name in self.silent for p in self.pods):
+            raise DOWN
+        return "".join(f"{disk} {use}\n" for disk, use in self.served.items())
+
+    def marker(self, i: int) -> bytes:
+        """What pod i serves as its disk's marker."""
+        return self.markers.get(i, json.dumps({"ordinal": i}).encode() + b"\0\0\n")
