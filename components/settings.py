@@ -236,7 +236,14 @@ class Vhost(Model):
     """Size of each disk, MiB."""
     block_size: Literal[512, 4096] = 4096
     """Of the disks, bytes."""
-    files: Path = "/var/lib/spdk-k8s/disks"
+    files: Annotated[
+        str,
+        _text(
+            r"^/(var/lib/spdk-k8s/disks|mnt|srv)(/[\w-][\w.-]*)*/?$",
+            "must be in /mnt or /srv, or the default: the policy host-access grants no other folder",
+            "/srv/disks",
+        ),
+    ] = "/var/lib/spdk-k8s/disks"
     """Folder on worker1 with the files vhost.0, vhost.1, … of bdev aio; the default one is removed with the stack."""
     devices: Annotated[tuple[Annotated[str, Field(examples=["/dev/sdb"])], ...], BeforeValidator(_tuple)] = ()
     """Block devices (aio, instead of files) or PCI addresses (nvme) on worker1, in the order of the ordinals."""
