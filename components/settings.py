@@ -309,7 +309,7 @@ class Video(Model):
     rtmp_port: UnprivilegedPort = 1935
     """Of instance 0's RTMP; instance i has this + i. The ranges must not meet."""
     media_dir: Path | None = None
-    """Folder on worker1 with mp4-1, mp4-2, …; none: samples made by the program."""
+    """Folder on worker1, a server of your own, with mp4-1, mp4-2, …; none: samples made by the program."""
     cpu_request: Cpu = "50m"
     """What the scheduler sets aside for each pod: all of a VM's fit into its vCPUs less 200m."""
     cpu_limit: Cpu = "500m"
@@ -414,6 +414,8 @@ class Settings(Model):
                 "ACCEL": self.vm.accel,
                 "VMS": " ".join(str(nodes[vm]) for vm in vms),
                 "NIC": machines.nic(host),
+                "MEDIA_DIR": self.video.media_dir or "",
+                "PLAYLISTS": str(self.numinst) if self.video.media_dir else "",
             }
         return needs
 

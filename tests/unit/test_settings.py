@@ -85,6 +85,7 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"vhost": {"files": "/data/disks"}}, "must be in /mnt or /srv", "--path vhost.files /var/lib/spdk-k8s/disks"),
         ({"vhost": {"files": "/srv/../etc"}}, "must be in /mnt or /srv", "--path vhost.files"),
         ({"vhost": {"files": "/mntfoo"}}, "must be in /mnt or /srv", "--path vhost.files"),
+        ({"video": {"mediaDir": "/srv/movies"}}, "worker1, which `up` makes itself", "config rm --path video.mediaDir"),
         ({"video": {"mediaDir": "movies"}}, "must be an absolute path", "config rm --path video.mediaDir"),
         ({"video": {"cpuRequest": "1"}}, "must fit into the VM's 2 vCPUs", "--path video.cpuRequest 600m"),
         ({"video": {"cpuRequest": "half"}}, "whole CPUs (2) or thousandths of one (500m)", "video.cpuRequest 50m"),
