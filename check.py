@@ -9,115 +9,149 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import urllib3
-import yaml
-from kubernetes import client, config, stream  # type: ignore[import-untyped]
+from kubernetes import client, stream  # type: ignore[import-untyped]
 
-from components.render import CLAIM, NAMESPACE, VIDEO
-from status import fetch, outputs, ready
+from components.render import NAMESPACE, VIDEO
+from status import NO_ANSWER, TIMEOUT, claim, connect, fetch_all, last_words, outputs, ready, why
+
+UP = "make up"
+CONTROL_PLANE = "cluster-control-plane"
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What differs, and the step (a remote command's name in the program) that mends it when it runs again."""
+    """What differs. step: the steps (remote commands' names in the program, blanks between) that mend it when they run
+    again. remedy: `make up`, which runs them and makes Kubernetes' objects as they were, or what helps instead."""
 
     what: str
     step: str | None = None
-    mend: str = "make up"
+    remedy: str = UP
+
+
+def look(selector: str) -> str:
+    """The remedy where something may have been changed by hand, or may have a reason of its own."""
+    return f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} describe pod {selector}"
 
 
 def nodes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
-    found = {node.metadata.name: node for node in core.list_node().items}
+    found = {node.metadata.name: node for node in core.list_node(_request_timeout=TIMEOUT).items}
     for name in made["nodes"]:
+        machine = [f"{name}-vm"] if name in made["vms"] else []
+        joined = [CONTROL_PLANE] if name == "master" else [f"{name}-join", f"{name}-ready"]
+        again = " ".join(machine + joined)
         if name not in found:
-            yield Drift(f"node {name} is not in the cluster", f"{name}-join")
+            yield Drift(f"node {name} is not in the cluster", again)
             continue
-        conditions = {c.type: c.status for c in found[name].status.conditions}
-        if conditions.get("Ready") != "True":
-            yield Drift(f"node {name} is not Ready", f"{name}-vm" if name in made["vms"] else None)
-        if found[name].metadata.labels.get("type1") != name:
-            yield Drift(f"node {name} lacks its label type1={name}", f"{name}-ready")
+        condition = next((c for c in found[name].status.conditions or [] if c.type == "Ready"), None)
+        if condition is None or condition.status != "True":
+            yield Drift(f"node {name} is not Ready: {condition.message if condition else 'it never was'}", again)
+        if (found[name].metadata.labels or {}).get("type1") != name:
+            yield Drift(f"node {name} lacks its label type1={name}", joined[-1])
 
 
 def targets(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
     for app, ordinals in made["targets"].items():
-        pods = core.list_namespaced_pod(NAMESPACE, label_selector=f"app={app}").items
+        selector = f"app={app}"
+        pods = core.list_namespaced_pod(NAMESPACE, label_selector=selector, _request_timeout=TIMEOUT).items
         running = [p for p in pods if ready(p) == f"{len(p.spec.containers)}/{len(p.spec.containers)}"]
         if not running:
-            yield Drift(f"the vhost target {app} is not ready; see: make status")
+            said = "".join(f"; {name} ended: {message}" for p in pods for name, message in last_words(p))
+            yield Drift(f"the vhost target {app} is not ready{said}", remedy=look(f"-l {selector}"))
             continue
-        listed = stream.stream(
-            core.connect_get_namespaced_pod_exec, running[0].metadata.name, NAMESPACE, container="reconcile",
-            command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
-        )  # fmt: skip
+        try:
+            listed = stream.stream(
+                core.connect_get_namespaced_pod_exec, running[0].metadata.name, NAMESPACE, container="reconcile",
+                command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
+                _request_timeout=TIMEOUT,
+            )  # fmt: skip
+        except client.ApiException as error:
+            yield Drift(f"the vhost target {app} cannot be asked: {why(error)}", remedy=look(f"-l {selector}"))
+            continue
         served = dict(line.split() for line in listed.splitlines() if line.startswith("vhost."))
         for vm in (line.split()[0] for line in listed.splitlines() if line.endswith(" outdated")):
             host = running[0].spec.node_name
             what = f"spdk-k8s-{vm} on {host} runs with an earlier definition than the config's (vm.vcpus, memoryMib, …)"
-            yield Drift(what, mend=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
+            yield Drift(what, remedy=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
+        # its config is an object of Kubernetes'; that it follows it is the reconciler's own work, every second
+        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app} -c reconcile"
         for i in map(int, ordinals):
             node = made["disks"][i]["node"]
             if f"vhost.{i}" not in served:
-                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}")
+                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}", remedy=logs)
             elif served[f"vhost.{i}"] != "used":
                 yield Drift(f"disk vhost.{i} is not plugged into {node}", f"{node}-disk-{i}")
         for name in sorted(set(served) - {f"vhost.{int(i)}" for i in ordinals}):
-            yield Drift(f"the vhost target {app} serves {name}, which nobody asked for")
+            yield Drift(f"the vhost target {app} serves {name}, which nobody asked for", remedy=logs)
 
 
 def volumes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
-    found = {v.metadata.name: v for v in core.list_persistent_volume().items}
+    found = {v.metadata.name: v for v in core.list_persistent_volume(_request_timeout=TIMEOUT).items}
     for i, disk in enumerate(made["disks"]):
-        volume = found.get(f"vhost-{i}")
-        claim = f"{CLAIM}-{VIDEO}-{i}"
-        if volume is None:
-            yield Drift(f"PersistentVolume vhost-{i} is missing")
-        elif volume.spec.local.path != disk["path"] or volume.spec.claim_ref.name != claim:
-            yield Drift(f"PersistentVolume vhost-{i} is {volume.spec.local.path} for {volume.spec.claim_ref.name}")
-        elif volume.status.phase != "Bound":
-            yield Drift(f"PersistentVolume vhost-{i} is {volume.status.phase}, not Bound")
+        name = f"vhost-{i}"
+        if name not in found:
+            yield Drift(f"PersistentVolume {name} is missing")
+            continue
+        spec, phase = found[name].spec, found[name].status.phase
+        path, owner = spec.local and spec.local.path, spec.claim_ref and spec.claim_ref.name
+        # what a volume is cannot be changed, and one whose claim was deleted takes no other
+        anew = f"kubectl delete pv {name} && {UP}: nothing on the disk is deleted"
+        if (path, owner) != (disk["path"], claim(f"{VIDEO}-{i}")):
+            yield Drift(f"PersistentVolume {name} is {path} for {owner}", remedy=anew)
+        elif phase in ("Released", "Failed"):
+            yield Drift(f"PersistentVolume {name} is {phase}, not Bound", remedy=anew)
+        elif phase != "Bound":
+            yield Drift(f"PersistentVolume {name} is {phase}, not Bound")
 
 
 def videos(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
-    pods = {p.metadata.name: p for p in core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VIDEO}").items}
-    for i, page in enumerate(made["pages"]):
+    found = core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VIDEO}", _request_timeout=TIMEOUT).items
+    pods = {p.metadata.name: p for p in found}
+    markers = fetch_all([f"{page}marker" for page in made["pages"]])
+    for i, (page, (status, body)) in enumerate(zip(made["pages"], markers, strict=True)):
         name = f"{VIDEO}-{i}"
         if name not in pods:
             yield Drift(f"pod {name} is missing")
             continue
         if ready(pods[name]) != "1/1":
-            yield Drift(f"pod {name} is not ready")
-        status, body = fetch(f"{page}marker")
+            yield Drift(f"pod {name} is not ready", remedy=look(name))
         text = body.decode(errors="replace").strip("\0 \n")
-        if status != "200" or not text.startswith("{"):
-            yield Drift(f"{page}marker answers {status} {text[:60]!r}, not the marker of disk {i}")
-        elif (ordinal := json.loads(text)["ordinal"]) != i:
-            yield Drift(f"pod {name} serves disk {ordinal}")
+        marker: Any = None
+        with suppress(ValueError):
+            marker = json.loads(text) if status == "200" else None
+        if not isinstance(marker, dict):
+            what = f"{page}marker answers {status} {text[:60]!r}, not the marker of disk {i}"
+            yield Drift(what, remedy=look(name))
+        elif marker.get("ordinal") != i:
+            remedy = f"kubectl -n {NAMESPACE} delete pod {name}: the next one mounts its own disk"
+            yield Drift(f"pod {name} serves disk {marker.get('ordinal')}", remedy=remedy)
     for name in sorted(set(pods) - {f"{VIDEO}-{i}" for i in range(made["numinst"])}):
-        yield Drift(f"pod {name} is there, which nobody asked for")
+        owned = pods[name].metadata.owner_references  # then it goes when the StatefulSet is as it was
+        remedy = UP if owned else f"kubectl -n {NAMESPACE} delete pod {name}"
+        yield Drift(f"pod {name} is there, which nobody asked for", remedy=remedy)
 
 
 def main() -> int:
     made = outputs()
-    config.load_kube_config_from_dict(yaml.safe_load(made["kubeconfig"]))
-    core = client.CoreV1Api()
+    core = connect(made)
     drifts: list[Drift] = []
     try:
         for part in (nodes, targets, volumes, videos):
             drifts += part(core, made)
-    except (urllib3.exceptions.HTTPError, OSError):
-        drifts.append(Drift(f"the API server on {made['nodes']['master']} does not answer", "cluster-control-plane"))
+    except NO_ANSWER as error:
+        drifts.append(
+            Drift(f"the API server on {made['nodes']['master']} does not answer: {why(error)}", CONTROL_PLANE)
+        )
     for drift in drifts:
-        print(f"drift: {drift.what}", file=sys.stderr)
+        print(f"drift: {drift.what}{'' if drift.remedy == UP else f'; mend: {drift.remedy}'}", file=sys.stderr)
     if "--steps" in sys.argv:
-        print("\n".join(sorted({d.step for d in drifts if d.step})))
-    elif drifts:
-        for mend in dict.fromkeys(d.mend for d in drifts):
-            print(f"mend it: {mend}", file=sys.stderr)
-    else:
+        print("\n".join(sorted({step for d in drifts for step in (d.step or "").split()})))
+    elif any(drift.remedy == UP for drift in drifts):
+        print(f"mend it: {UP}", file=sys.stderr)
+    elif not drifts:
         print(f"no drift: {len(made['nodes'])} nodes, {made['numinst']} disks, volumes, pods and pages as configured")
     return 1 if drifts else 0
 

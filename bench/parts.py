@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import disk_io, target, timeline
+from bench import disk_io, programs, target, timeline
 from bench.figures import percentile
 from bench.stack import DEFAULT, OUT, Bench, memory_watch, spdk_source
 from bench.viewers import STALL, viewers
@@ -65,6 +66,31 @@ def pod_starts(bench: Bench) -> None:
     starts = bench.pod_starts()
     for p in (50, 99):
         bench.add(f"pod start p{p}, N = {len(starts)}", percentile(starts, p), "s", note="created to Ready")
+
+
+def preview(bench: Bench, rounds: int = programs.ROUNDS) -> None:
+    """Previews from nothing, and an `up` of FEW pages with nothing to do, each beside an empty program's."""
+    bench.ensure(FEW)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        empty = programs.project(folder / "empty")
+        few, many = (programs.project(folder / str(count), count) for count in (FEW, MANY))
+        none, three, twenty_four = programs.in_turns((empty, few, many), "preview", rounds=rounds)
+        compare(bench, "preview", "an empty program", none, f"N = {FEW}", three, 2)
+        compare(bench, "preview", f"N = {FEW}", three, f"N = {MANY}", twenty_four, 1.5)
+        none, same = programs.in_turns((empty, bench.project), "up", "--yes", "--skip-preview", rounds=rounds)
+        compare(bench, "up with nothing to do", "an empty program", none, f"N = {FEW}", same, 2)
+
+
+def compare(
+    bench: Bench, what: str, name: str, first: programs.Took, other_name: str, other: programs.Took, goal: float
+) -> None:
+    """How many times as long the other one takes, by the clock."""
+    note = (
+        f"{other.seconds:.2f} / {first.seconds:.2f} s; processors {other.processors / first.processors:.2f} x,"
+        f" {other.processors:.2f} / {first.processors:.2f} s"
+    )
+    bench.add(f"{what}: {other_name} / {name}", other.seconds / first.seconds, "x", goal, note)
 
 
 def grow(bench: Bench) -> None:
@@ -160,6 +186,7 @@ def io(bench: Bench) -> None:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "bringup": bringup,
+    "preview": preview,
     "grow": grow,
     "many": many,
     "watch": watch,

@@ -19,6 +19,7 @@ from kubernetes import client, config  # type: ignore[import-untyped]
 
 from bench import timeline
 from bench.figures import Figure
+from bench.programs import ROOT, Project
 from components.render import NAMESPACE, VIDEO
 from tests.pulumi_cli import Stack
 
@@ -105,6 +106,11 @@ class Bench:
         self._stack.run("destroy", "--yes", "--skip-preview")
         self.figures.append(Figure(self._made_in, name, time.monotonic() - began, "s", 60))
         self._clear()
+
+    @property
+    def project(self) -> Project:
+        """For the CLI as it is."""
+        return Project(ROOT, self._stack.name, self._stack.environment)
 
     def machine(self, name: str, command: str, stdin: bytes | None = None) -> str:
         """Run in a shell on a dev machine."""

@@ -63,6 +63,9 @@ def broken(s: Settings, cpus: int | None = None, *, preview: bool = False) -> It
     yield from _devices(s)
     yield from _cores(s, cpus if isinstance(s.machines, Containers) else None)
     yield from _vm(s)
+    if s.video.media_dir and isinstance(s.machines, Containers):
+        rule = "is a folder on worker1, which `up` makes itself with machines.kind containers: it has samples"
+        yield Problem("video.mediaDir", s.video.media_dir, rule, remove("video.mediaDir"))
     yield from _ports(s)
 
 

@@ -236,7 +236,14 @@ class Vhost(Model):
     """Size of each disk, MiB."""
     block_size: Literal[512, 4096] = 4096
     """Of the disks, bytes."""
-    files: Path = "/var/lib/spdk-k8s/disks"
+    files: Annotated[
+        str,
+        _text(
+            r"^/(var/lib/spdk-k8s/disks|mnt|srv)(/[\w-][\w.-]*)*/?$",
+            "must be in /mnt or /srv, or the default: the policy host-access grants no other folder",
+            "/srv/disks",
+        ),
+    ] = "/var/lib/spdk-k8s/disks"
     """Folder on worker1 with the files vhost.0, vhost.1, … of bdev aio; the default one is removed with the stack."""
     devices: Annotated[tuple[Annotated[str, Field(examples=["/dev/sdb"])], ...], BeforeValidator(_tuple)] = ()
     """Block devices (aio, instead of files) or PCI addresses (nvme) on worker1, in the order of the ordinals."""
@@ -302,7 +309,7 @@ class Video(Model):
     rtmp_port: UnprivilegedPort = 1935
     """Of instance 0's RTMP; instance i has this + i. The ranges must not meet."""
     media_dir: Path | None = None
-    """Folder on worker1 with mp4-1, mp4-2, …; none: samples made by the program."""
+    """Folder on worker1, a server of your own, with mp4-1, mp4-2, …; none: samples made by the program."""
     cpu_request: Cpu = "50m"
     """What the scheduler sets aside for each pod: all of a VM's fit into its vCPUs less 200m."""
     cpu_limit: Cpu = "500m"
@@ -407,6 +414,8 @@ class Settings(Model):
                 "ACCEL": self.vm.accel,
                 "VMS": " ".join(str(nodes[vm]) for vm in vms),
                 "NIC": machines.nic(host),
+                "MEDIA_DIR": self.video.media_dir or "",
+                "PLAYLISTS": str(self.numinst) if self.video.media_dir else "",
             }
         return needs
 

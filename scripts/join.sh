@@ -16,7 +16,9 @@ step() {
     return
   fi
   if [ -f "$STATE/joined" ] && [ -f /etc/kubernetes/kubelet.conf ]; then
-    systemctl start kubelet
+    systemctl start containerd kubelet
+    # a kubelet registers its node only as it starts
+    kubectl get node "$NODE" >/dev/null 2>&1 || systemctl restart kubelet
   else
     [ ! -f /etc/kubernetes/kubelet.conf ] || kubeadm reset --force >/dev/null 2>&1 || true # half a join
     local token

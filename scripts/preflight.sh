@@ -2,14 +2,14 @@
 # May this host serve? One table: what is needed, what was found, the remedy. It runs before every other step on a host,
 # as the plain user: nothing is changed, nothing is installed. What this stack has brought itself is no obstacle.
 # shellcheck disable=SC2153 # what comes in
-# in: OWNER ADDRESS REGISTRY PORTS CPUS MEMORY_MIB DISK_MIB   on a storage host: HUGEPAGES ACCEL VMS NIC
+# in: OWNER ADDRESS REGISTRY PORTS CPUS MEMORY_MIB DISK_MIB   on a storage host: HUGEPAGES ACCEL VMS NIC MEDIA_DIR PLAYLISTS
 #     NOW (at the first run: seconds since 1970 on the machine that runs pulumi)
 rows=() wrong=0 ours=
 
 step() {
   local check
   [ "$(cat "$STATE/owner" 2>/dev/null)" != "$OWNER" ] || ours=1
-  for check in system sudo cluster cpus virtualization memory hugepages disk swap ports address card vacant clock names mirror registry; do
+  for check in system sudo cluster cpus virtualization memory hugepages disk swap ports address card vacant media clock names mirror registry; do
     "$check"
   done
   table >&2
@@ -198,6 +198,20 @@ vacant() {
       pass vacant "$vm, for the VM"
     fi
   done
+}
+
+media() { # of the user's own
+  [ -n "${MEDIA_DIR:-}" ] || return 0
+  local i lacking=()
+  for ((i = 1; i <= PLAYLISTS; i++)); do
+    compgen -G "$MEDIA_DIR/mp4-$i/*.mp4" >/dev/null || lacking+=("mp4-$i")
+  done
+  if ((!${#lacking[@]})); then
+    pass media "movies in $MEDIA_DIR, mp4-1 to mp4-$PLAYLISTS"
+  else
+    miss media "no movie (*.mp4) in ${#lacking[@]} of $PLAYLISTS folders, first $MEDIA_DIR/${lacking[0]}" \
+      "movies there, which $(id -un) can read, a lower numinst, or samples: pulumi config rm --path video.mediaDir"
+  fi
 }
 
 clock() {

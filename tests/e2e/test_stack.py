@@ -298,6 +298,16 @@ def test_drift_is_found_and_mended_and_the_vm_comes_back_with_every_disk_as_it_w
     while "node worker2 is not Ready" not in (said := checked(running).stderr):
         assert time.monotonic() < end, said
         time.sleep(2)
+    shown = subprocess.run(
+        ["python", "status.py"], env=running.stack.environment | {"PULUMI_STACK": running.stack.name},
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert shown.returncode == 1
+    assert "Traceback" not in shown.stderr
+    assert re.search(r"^worker2 +NotReady", shown.stdout, re.MULTILINE), shown.stdout
+    running.core.delete_node("master")
+    said = checked(running).stderr
+    assert "node master is not in the cluster" in said
     assert "node worker1 lacks its label type1=worker1" in said
     assert "mend it: make up" in said
     mended = subprocess.run(

@@ -78,11 +78,23 @@ def look(machine: Machine, **needs: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_plain_server_passes_every_check(plain: PlainMachines) -> None:
-    looked = look(plain.machines[0], VMS=plain.address(4), HUGEPAGES="2Mi=4", ACCEL="auto")
+    plain.machines[0].shell("mkdir -p /srv/own/mp4-1 && touch /srv/own/mp4-1/a.mp4")
+    movies = {"MEDIA_DIR": "/srv/own", "PLAYLISTS": "1"}
+    looked = look(plain.machines[0], VMS=plain.address(4), HUGEPAGES="2Mi=4", ACCEL="auto", **movies)
     assert looked.returncode == 0, looked.stderr
     checks = [line.split()[:2] for line in looked.stderr.splitlines()[2:]]
     assert {result for _, result in checks} == {"pass"}
-    assert {check for check, _ in checks} >= {"system", "sudo", "memory", "disk", "swap", "ports", "clock", "mirror"}
+    assert {check for check, _ in checks} >= {
+        "system",
+        "sudo",
+        "memory",
+        "disk",
+        "swap",
+        "ports",
+        "clock",
+        "mirror",
+        "media",
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,11 +115,17 @@ def test_a_plain_server_passes_every_check(plain: PlainMachines) -> None:
         ),
         ({"VMS": "GATEWAY"}, r"vacant +FAIL +somebody is at \S+ already +a free address for the VM"),
         ({"REGISTRY": "NOBODY:5000"}, r"registry +FAIL +no way to \S+:5000 on master +a route and no firewall"),
+        (
+            {"MEDIA_DIR": "/srv/movies", "PLAYLISTS": "3"},
+            r"media +FAIL +no movie \(\*\.mp4\) in 2 of 3 folders, first /srv/movies/mp4-2 +movies there, which "
+            rf"{USER} can read, a lower numinst, or samples: pulumi config rm --path video\.mediaDir",
+        ),
         ({"HUGEPAGES": "16Gi=1"}, r"hugepages +FAIL +the kernel has none of 16Gi +pulumi config set --path vhost"),
     ],
 )
 def test_what_is_missing_is_named_with_its_remedy(plain: PlainMachines, needs: dict[str, str], row: str) -> None:
     at = {"GATEWAY": plain.address(1), "NOBODY": plain.address(99)}
+    plain.machines[0].shell("mkdir -p /srv/movies/mp4-{1,2,3} && touch /srv/movies/mp4-1/a.mp4 /srv/movies/mp4-2/a.txt")
     named = {key: re.sub("GATEWAY|NOBODY", lambda m: at[m[0]], value) for key, value in needs.items()}
     looked = look(plain.machines[0], **named)
     assert looked.returncode == 1

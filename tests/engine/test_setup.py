@@ -166,6 +166,19 @@ def test_released_provider(tree: Tree) -> None:
     assert (tree.cache / "pulumi-home/plugins/resource-command-v1.2.1/pulumi-resource-command").exists()
 
 
+@pytest.mark.parametrize("in_reach", [True, False])
+def test_a_preview_knows_whether_spdk_can_be_had(tree: Tree, in_reach: bool) -> None:
+    """On a clean machine too `make preview` chooses the vhost backend that `make up` will."""
+    mine = ("check_machine", "packages", "python_environment", "pulumi_cli", "pulumi_providers")
+    with (tree.root / "setup/images.sh").open("a") as parts:  # the rest of the set-up is this machine's
+        parts.writelines(f"{name}() {{ :; }}\n" for name in mine)
+    tree.program(tree.root / "setup/engine", ":")
+    url = tree.url if in_reach else "http://127.0.0.1:9"
+    done = tree.bash(f"{tree.root}/setup/setup --tools; {tree.root}/setup/env", SPDK_K8S_SPDK_URL=url)
+    assert done.returncode == 0, done.stderr
+    assert (f"export SPDK_RELEASE={PINS['SPDK']}\n" in done.stdout) == in_reach, done.stdout
+
+
 def test_step_shows_the_log_of_what_failed(tree: Tree) -> None:
     done = tree.bash('bad() { echo "no such suite: trixy"; false; }; step "base image" bad; echo never')
     assert done.returncode == 1
@@ -267,11 +280,13 @@ def checkout(tree: Tree) -> Path:
     return tree.root
 
 
-def stack(checkout: Path, *arguments: str) -> subprocess.Popen[str]:
+def stack(checkout: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     mine = ("PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
     return subprocess.Popen(
         [checkout / "setup/stack", *arguments],
-        env={k: v for k, v in os.environ.items() if k not in mine} | {"SPDK_K8S_CACHE": str(checkout.parent / "cache")},
+        env={k: v for k, v in os.environ.items() if k not in mine}
+        | {"SPDK_K8S_CACHE": str(checkout.parent / "cache")}
+        | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -313,6 +328,55 @@ def test_up_after_a_kill_then_down_twice_leaves_nothing(checkout: Path) -> None:
     (checkout / "Pulumi.dev.yaml").write_text((checkout / "Pulumi.dev.yaml").read_text().replace('"5"', '"3"'))
     shutil.rmtree(checkout / "__pycache__", ignore_errors=True)
     assert (sorted(p.name for p in checkout.iterdir()), (checkout / "Pulumi.dev.yaml").read_text()) == before
+
+
+DRIFTED = """
+import pulumi
+import pulumi_command.local as local
+master = local.Command("cluster-control-plane", create="true", update="echo control plane >>log", dir="{root}")
+for name in ("worker1-join", "worker1-ready"):
+    local.Command(name, create="true", update="echo worker1 >>log", dir="{root}",
+                  opts=pulumi.ResourceOptions(depends_on=[master]))
+pulumi.export("numinst", 1)
+"""
+CHECK = """
+import pathlib, sys
+steps = {"": "cluster-control-plane", "control plane": "worker1-join"}
+log = pathlib.Path("log").read_text() if pathlib.Path("log").exists() else ""
+print("check", repr(log), file=sys.stderr)
+print(left := steps.get(log.strip(), ""))
+sys.exit(1 if left else 0)
+"""
+
+
+def test_up_mends_the_control_plane_before_it_asks_the_cluster(checkout: Path) -> None:
+    """A refresh fails without an API server: no other step runs, and nothing is refreshed, before it is back."""
+    (checkout / "__main__.py").write_text(DRIFTED.format(root=checkout))
+    (checkout / "check.py").write_text(CHECK)
+    finished(stack(checkout, "up", "dev"))
+    assert not (checkout / "log").exists()
+    output = finished(stack(checkout, "up", "dev"))
+    assert (checkout / "log").read_text() == "control plane\nworker1\n"
+    before, after = output.split(r"check 'control plane\n'")
+    assert "1 updated" in before
+    assert "1 updated" in after
+    assert "refreshing" not in before.lower()
+    (checkout / "log").unlink()
+    finished(stack(checkout, "down", "dev"))
+
+
+def test_settings_for_one_run_with_a_backend_of_the_users_own(checkout: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    mine = {"PULUMI_BACKEND_URL": f"file://{own}", "PULUMI_CONFIG_PASSPHRASE": "mine", "VHOST_BACKEND": "spdk"}
+    (checkout / "go").touch()
+    before = (checkout / "Pulumi.dev.yaml").read_text()
+    finished(stack(checkout, "up", "dev", **mine))
+    assert "backend: spdk" in (checkout / ".state/dev.yaml").read_text()
+    after = (checkout / "Pulumi.dev.yaml").read_text()
+    assert [line for line in after.splitlines() if "salt" not in line] == before.splitlines()
+    finished(stack(checkout, "down", "dev", **mine))
+    assert not (checkout / ".state").exists()
 
 
 def test_environment_leaves_the_users_own_backend_alone(tree: Tree) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import figures, timeline
+from bench import figures, programs, timeline
 from bench.figures import Figure
+from bench.programs import Took
 from bench.stack import mebibytes
 
 pytestmark = pytest.mark.unit
@@ -90,6 +91,25 @@ def test_percentile(values: list[float], percent: float, expected: float) -> Non
 )
 def test_the_engines_sizes(size: str, expected: float) -> None:
     assert mebibytes(size) == expected
+
+
+class Program:
+    """Takes longer each time, but for the first, which takes longest; writes down its turns."""
+
+    def __init__(self, name: str, turns: list[str], seconds: list[float]) -> None:
+        self.name, self.turns, self.seconds = name, turns, iter(seconds)
+
+    def run(self, *arguments: str) -> Took:
+        self.turns.append(f"{self.name} {' '.join(arguments)}")
+        seconds = next(self.seconds)
+        return Took(seconds, 2 * seconds)
+
+
+def test_programs_are_timed_in_turns_and_the_first_round_does_not_count() -> None:
+    turns: list[str] = []
+    some, other = Program("some", turns, [100, 1, 9, 2]), Program("other", turns, [200, 4, 3, 5])
+    assert programs.in_turns((some, other), "up", "--yes", rounds=3) == [Took(2, 4), Took(4, 8)]
+    assert turns == ["some up --yes", "other up --yes"] * 4
 
 
 FIGURES = [

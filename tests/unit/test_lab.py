@@ -117,6 +117,9 @@ def test_what_a_server_must_have_follows_from_the_config() -> None:
     assert "5000" not in worker1["PORTS"].split()
     assert "HUGEPAGES" not in master
     assert worker1["REGISTRY"] == "10.1.2.11:5000"
+    assert worker1["MEDIA_DIR"] == ""
+    own = loaded(numinst=24, machines=servers(), video={"mediaDir": "/srv/movies"}).needs("worker1", "spdk")
+    assert (own["MEDIA_DIR"], own["PLAYLISTS"]) == ("/srv/movies", "24")
 
 
 # --- program ---------------------------------------------------------------------------------------------------------

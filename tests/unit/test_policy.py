@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from google.protobuf import json_format
 from pulumi_policy.deserialize import SPECIAL_SECRET_SIG, SPECIAL_SIG_KEY
 from pulumi_policy.proxy import UNKNOWN_ARRAY_VALUE, UNKNOWN_BOOLEAN_VALUE, UNKNOWN_OBJECT_VALUE, UNKNOWN_STRING_VALUE
 
+from components.config import ConfigError, load
+from components.render import VHOST
 from policy import rules
 from policy.rules import Resource
 from tests.unit.recorder import run_program
@@ -19,6 +22,34 @@ REGISTRY = "172.30.89.2:5000"
 DIGEST = "sha256:" + "a" * 64
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
 UNKNOWN = UNKNOWN_STRING_VALUE
+
+
+def accepted(key: str, **value: str) -> bool:
+    try:
+        load({f"spdk-k8s:{key}": json.dumps(value)})
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("folder", "passes"),
+    [
+        ("/var/lib/spdk-k8s/disks", True),
+        ("/srv/disks", True),
+        ("/srv/a-1/b_2.c/", True),
+        ("/mnt", True),
+        ("/data/disks", False),
+        ("/srv/../etc", False),
+        ("/srv/./../etc", False),
+        ("/srvs", False),
+        ("/var/lib/spdk-k8s", False),
+    ],
+)
+def test_settings_refuse_folders_that_the_target_has_no_grant_for(folder: str, passes: bool) -> None:
+    target = workload(name=VHOST, volumes=[{"name": "disks", "hostPath": {"path": folder}}])
+    assert (not list(rules.host_access(target))) == passes
+    assert accepted("vhost", files=folder) == passes
 
 
 def secret(value: object) -> dict[str, object]:

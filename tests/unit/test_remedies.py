@@ -101,7 +101,7 @@ CONFIGS = maps(
         bdev=["malloc", "aio", "nvme", "null"],
         diskMib=MIB,
         blockSize=[512, 4096, 1024],
-        files=["/srv/disks", "disks", ""],
+        files=["/srv/disks", "/data/disks", "disks", ""],
         devices=[
             [],
             ["/dev/sdb"],

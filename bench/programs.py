@@ -1,0 +1,74 @@
+"""What the program itself costs: the CLI's time for it beside the time for a program of nothing."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+ROOT = Path(__file__).parent.parent
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Took:
+    """seconds: by the clock. processors: seconds of all processors, which a busy machine changes less."""
+
+    seconds: float
+    processors: float
+
+
+class Runs(Protocol):
+    def run(self, *arguments: str) -> Took: ...
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a program, and its stack. environment: of the CLI, with the state's place."""
+
+    folder: Path
+    stack: str
+    environment: Mapping[str, str]
+
+    def run(self, *arguments: str) -> Took:
+        """The CLI with `arguments`; RuntimeError with its last words where it fails."""
+        command = ["pulumi", "-C", str(self.folder), "--non-interactive", *arguments, "--stack", self.stack]
+        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=600)
+        after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-2000:]}")
+        return Took(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def project(folder: Path, count: int = 0) -> Project:
+    """In a new `folder`, with a state of its own: the program with so many instances, or one of nothing (0)."""
+    folder.mkdir()
+    for name in ("Pulumi.yaml", "components", "images", "scripts", "versions.env", ".venv"):
+        (folder / name).symlink_to(ROOT / name)
+    if count:
+        (folder / "__main__.py").symlink_to(ROOT / "__main__.py")
+    else:
+        (folder / "__main__.py").touch()
+    (folder / "state").mkdir()
+    own = {"PULUMI_BACKEND_URL": f"file://{folder / 'state'}", "PULUMI_CONFIG_PASSPHRASE": "bench"}
+    made = Project(folder, "bench", {**os.environ, **own, "PULUMI_SKIP_UPDATE_CHECK": "true"})
+    made.run("stack", "init")
+    if count:
+        made.run("config", "set", "numinst", str(count))
+    return made
+
+
+def in_turns(projects: Sequence[Runs], *arguments: str, rounds: int = ROUNDS) -> list[Took]:
+    """The medians of each. What else the machine does meets all alike; a first round fills the caches."""
+    runs = [[project.run(*arguments) for project in projects] for _ in range(1 + rounds)][1:]
+    return [
+        Took(median(took.seconds for took in each), median(took.processors for took in each))
+        for each in zip(*runs, strict=True)
+    ]
