@@ -25,11 +25,11 @@ CONTROL_PLANE = "cluster-control-plane"
 @dataclass(frozen=True)
 class Drift:
     """What differs. step: the steps (remote commands' names in the program, blanks between) that mend it when they run
-    again. remedy: `make up`, which runs them and makes Kubernetes' objects as they were, or what helps instead."""
+    again. mend: `make up`, which runs them and makes Kubernetes' objects as they were, or what helps instead."""
 
     what: str
     step: str | None = None
-    remedy: str = UP
+    mend: str = UP
 
 
 def look(selector: str) -> str:
@@ -56,11 +56,13 @@ def nodes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
 def targets(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
     for app, ordinals in made["targets"].items():
         selector = f"app={app}"
+        # its config is an object of Kubernetes'; that it follows it is the reconciler's own work, every second
+        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app} -c reconcile"
         pods = core.list_namespaced_pod(NAMESPACE, label_selector=selector, _request_timeout=TIMEOUT).items
         running = [p for p in pods if ready(p) == f"{len(p.spec.containers)}/{len(p.spec.containers)}"]
         if not running:
             said = "".join(f"; {name} ended: {message}" for p in pods for name, message in last_words(p))
-            yield Drift(f"the vhost target {app} is not ready{said}", remedy=look(f"-l {selector}"))
+            yield Drift(f"the vhost target {app} is not ready{said}", mend=look(f"-l {selector}"))
             continue
         try:
             listed = stream.stream(
@@ -69,23 +71,21 @@ def targets(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
                 _request_timeout=TIMEOUT,
             )  # fmt: skip
         except client.ApiException as error:
-            yield Drift(f"the vhost target {app} cannot be asked: {why(error)}", remedy=look(f"-l {selector}"))
+            yield Drift(f"the vhost target {app} cannot be asked: {why(error)}", mend=look(f"-l {selector}"))
             continue
         served = dict(line.split() for line in listed.splitlines() if line.startswith("vhost."))
         for vm in (line.split()[0] for line in listed.splitlines() if line.endswith(" outdated")):
             host = running[0].spec.node_name
             what = f"spdk-k8s-{vm} on {host} runs with an earlier definition than the config's (vm.vcpus, memoryMib, …)"
-            yield Drift(what, remedy=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
-        # its config is an object of Kubernetes'; that it follows it is the reconciler's own work, every second
-        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app} -c reconcile"
+            yield Drift(what, mend=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
         for i in map(int, ordinals):
             node = made["disks"][i]["node"]
             if f"vhost.{i}" not in served:
-                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}", remedy=logs)
+                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}", mend=logs)
             elif served[f"vhost.{i}"] != "used":
                 yield Drift(f"disk vhost.{i} is not plugged into {node}", f"{node}-disk-{i}")
         for name in sorted(set(served) - {f"vhost.{int(i)}" for i in ordinals}):
-            yield Drift(f"the vhost target {app} serves {name}, which nobody asked for", remedy=logs)
+            yield Drift(f"the vhost target {app} serves {name}, which nobody asked for", mend=logs)
 
 
 def volumes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
@@ -100,9 +100,9 @@ def volumes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
         # what a volume is cannot be changed, and one whose claim was deleted takes no other
         anew = f"kubectl delete pv {name} && {UP}: nothing on the disk is deleted"
         if (path, owner) != (disk["path"], claim(f"{VIDEO}-{i}")):
-            yield Drift(f"PersistentVolume {name} is {path} for {owner}", remedy=anew)
+            yield Drift(f"PersistentVolume {name} is {path} for {owner}", mend=anew)
         elif phase in ("Released", "Failed"):
-            yield Drift(f"PersistentVolume {name} is {phase}, not Bound", remedy=anew)
+            yield Drift(f"PersistentVolume {name} is {phase}, not Bound", mend=anew)
         elif phase != "Bound":
             yield Drift(f"PersistentVolume {name} is {phase}, not Bound")
 
@@ -117,21 +117,21 @@ def videos(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
             yield Drift(f"pod {name} is missing")
             continue
         if ready(pods[name]) != "1/1":
-            yield Drift(f"pod {name} is not ready", remedy=look(name))
+            yield Drift(f"pod {name} is not ready", mend=look(name))
         text = body.decode(errors="replace").strip("\0 \n")
         marker: Any = None
         with suppress(ValueError):
             marker = json.loads(text) if status == "200" else None
         if not isinstance(marker, dict):
             what = f"{page}marker answers {status} {text[:60]!r}, not the marker of disk {i}"
-            yield Drift(what, remedy=look(name))
+            yield Drift(what, mend=look(name))
         elif marker.get("ordinal") != i:
-            remedy = f"kubectl -n {NAMESPACE} delete pod {name}: the next one mounts its own disk"
-            yield Drift(f"pod {name} serves disk {marker.get('ordinal')}", remedy=remedy)
+            anew = f"kubectl -n {NAMESPACE} delete pod {name}: the next one mounts its own disk"
+            yield Drift(f"pod {name} serves disk {marker.get('ordinal')}", mend=anew)
     for name in sorted(set(pods) - {f"{VIDEO}-{i}" for i in range(made["numinst"])}):
         owned = pods[name].metadata.owner_references  # then it goes when the StatefulSet is as it was
-        remedy = UP if owned else f"kubectl -n {NAMESPACE} delete pod {name}"
-        yield Drift(f"pod {name} is there, which nobody asked for", remedy=remedy)
+        mend = UP if owned else f"kubectl -n {NAMESPACE} delete pod {name}"
+        yield Drift(f"pod {name} is there, which nobody asked for", mend=mend)
 
 
 def main() -> int:
@@ -146,10 +146,10 @@ def main() -> int:
             Drift(f"the API server on {made['nodes']['master']} does not answer: {why(error)}", CONTROL_PLANE)
         )
     for drift in drifts:
-        print(f"drift: {drift.what}{'' if drift.remedy == UP else f'; mend: {drift.remedy}'}", file=sys.stderr)
+        print(f"drift: {drift.what}{'' if drift.mend == UP else f'; mend: {drift.mend}'}", file=sys.stderr)
     if "--steps" in sys.argv:
         print("\n".join(sorted({step for d in drifts for step in (d.step or "").split()})))
-    elif any(drift.remedy == UP for drift in drifts):
+    elif any(drift.mend == UP for drift in drifts):
         print(f"mend it: {UP}", file=sys.stderr)
     elif not drifts:
         print(f"no drift: {len(made['nodes'])} nodes, {made['numinst']} disks, volumes, pods and pages as configured")

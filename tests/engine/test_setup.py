@@ -340,10 +340,13 @@ for name in ("worker1-join", "worker1-ready"):
 pulumi.export("numinst", 1)
 """
 CHECK = """
-import pathlib, sys
-steps = {"": "cluster-control-plane", "control plane": "worker1-join"}
+import json, os, pathlib, subprocess, sys
+steps = {"": "cluster-control-plane\\nworker1-join", "control plane": "worker1-join"}
 log = pathlib.Path("log").read_text() if pathlib.Path("log").exists() else ""
 print("check", repr(log), file=sys.stderr)
+state = json.loads(subprocess.check_output(["pulumi", "stack", "export", "-s", os.environ["PULUMI_STACK"]]))
+updates = [r["inputs"]["update"] for r in state["deployment"].get("resources", []) if "update" in r.get("inputs", {})]
+print("state", updates, file=sys.stderr)
 print(left := steps.get(log.strip(), ""))
 sys.exit(1 if left else 0)
 """
@@ -358,6 +361,8 @@ def test_up_mends_the_control_plane_before_it_asks_the_cluster(checkout: Path) -
     output = finished(stack(checkout, "up", "dev"))
     assert (checkout / "log").read_text() == "control plane\nworker1\n"
     before, after = output.split(r"check 'control plane\n'")
+    # marked, and still what it is: the policies look at it while it waits
+    assert "'echo worker1 >>log # drifted'" in after
     assert "1 updated" in before
     assert "1 updated" in after
     assert "refreshing" not in before.lower()
