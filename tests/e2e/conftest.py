@@ -18,6 +18,7 @@ from kubernetes import client, config
 from tests.pulumi_cli import Stack, free_subnet, show
 
 COUNT = 3
+HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def on_hugepages(backend: str) -> bool:
+    """Whether target and VM are on hugepages: those of the other target are on ordinary ones."""
+    return backend == "spdk" and os.access(HUGEPAGES, os.W_OK)
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str], backend: str) -> Iterator[Stack]:
     """The tests' stack; whatever happens, nothing of it stays."""
@@ -86,6 +92,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str
             "machines.subnet": free_subnet(),
             "vhost.backend": backend,
             **({"vhost.source": os.environ["SPDK_SOURCE"]} if os.environ.get("SPDK_SOURCE") else {}),
+            # as in a lab, where this machine has such pages
+            **({"vhost.hugepageSize": "2Mi", "vm.hugepageSize": "2Mi"} if on_hugepages(backend) else {}),
         }
     )
     yield made

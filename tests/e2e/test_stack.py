@@ -20,7 +20,7 @@ from kubernetes import client, stream
 
 from components.hosts import script
 from components.render import CLAIM, NAMESPACE, VHOST, VIDEO, disk_path
-from tests.e2e.conftest import COUNT, Running, traces
+from tests.e2e.conftest import COUNT, HUGEPAGES, Running, on_hugepages, traces
 from tests.pulumi_cli import ROOT
 
 pytestmark = pytest.mark.e2e
@@ -43,6 +43,24 @@ def test_every_node_is_ready_and_labelled(running: Running) -> None:
         assert node.metadata.labels["type1"] == name
         assert node.status.node_info.kubelet_version == "v1.36.3"
     assert "node-role.kubernetes.io/control-plane" in nodes["master"].metadata.labels
+
+
+def test_spdk_and_the_vm_are_on_hugepages(running: Running, backend: str, traces_before: dict[str, str]) -> None:
+    if not on_hugepages(backend):
+        pytest.skip("this stack is on ordinary pages")
+    pages = int(HUGEPAGES.read_text())
+    assert running.core.read_node("worker1").status.allocatable["hugepages-2Mi"] == f"{pages * 2}Mi"
+    pod = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items[0]
+    target = int(pod.spec.containers[0].resources.limits["hugepages-2Mi"].removesuffix("Mi"))
+    assert (pages - int(traces_before["hugepages"])) * 2 == target + 3072, "the VM has vm.memoryMib"
+    own, guests = running.docker("worker1", "bash", "-c", HUGETLB).split()
+    assert int(own) == target << 10
+    assert int(guests) > 0
+
+
+# kB of SPDK's memory on hugepages: its own, and the guest's, which it shares with QEMU
+HUGETLB = """awk '/^Private_Hugetlb/ {own += $2} /^Shared_Hugetlb/ {guests += $2} END {print own, guests}' \\
+  /proc/$(pgrep -f ^spdk-vhost)/smaps"""
 
 
 def is_ready(pod: client.V1Pod) -> bool:
