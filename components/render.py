@@ -286,7 +286,13 @@ def _bdev(disks: Disks, i: int) -> tuple[str, dict[str, Any]]:
         params = {"name": f"Nvme{i}", "trtype": "PCIe", "traddr": disks.device(i)}
         return f"Nvme{i}n1", {"method": "bdev_nvme_attach_controller", "params": params}
     if disks.bdev == "aio":
-        params = {"name": f"Aio{i}", "filename": disks.file(i), "block_size": disks.block_size}
+        # with discard, as Malloc: a guest that has negotiated it cannot go on with a disk that lacks it
+        params = {
+            "name": f"Aio{i}",
+            "filename": disks.file(i),
+            "block_size": disks.block_size,
+            "fallocate": True,
+        }
         return f"Aio{i}", {"method": "bdev_aio_create", "params": params}
     blocks = (disks.mib << 20) // disks.block_size
     params = {"name": f"Malloc{i}", "num_blocks": blocks, "block_size": disks.block_size}
