@@ -460,7 +460,7 @@ def test_a_vm_whose_definition_changed_is_noted_until_its_next_start(machine: Ma
 
     def units(memory: str) -> str:
         text = script("worker_vm", values | {"QEMU_ARGS": f"@ACCEL@\n-m\n{memory}"})
-        machine.run("bash", "-s", "up", text=text.replace('main() { step "$@"; }', "main() { units; }"))
+        machine.run("bash", "-s", "up", text=text.replace('\nmain "$@"', "\nunits"))
         machine.run("timeout", "30", "bash", "-c", "until systemctl is-active -q spdk-k8s-vm; do sleep 0.1; done")
         return machine.run("bash", "-c", f"ls {outdated} 2>/dev/null || true").strip()
 
