@@ -12,6 +12,7 @@ from pathlib import Path
 from bench import figures
 from bench.parts import PARTS
 from bench.stack import OUT, Bench
+from tests.pulumi_cli import heed_interrupts
 
 
 def main() -> None:
@@ -23,6 +24,7 @@ def main() -> None:
     if unknown := set(wanted.part) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     OUT.mkdir(exist_ok=True)
+    heed_interrupts()
     with Bench() as bench:
         try:
             for name in PARTS:

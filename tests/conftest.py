@@ -1,10 +1,16 @@
 import pytest
 
+from tests.pulumi_cli import heed_interrupts
+
 TIERS = ("unit", "engine", "e2e")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="write the golden files of the renderers anew")
+
+
+def pytest_configure() -> None:
+    heed_interrupts()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

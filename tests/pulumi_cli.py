@@ -17,6 +17,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 
+def heed_interrupts() -> None:
+    """What a shell runs in the background ignores Ctrl-C, and so does all below it: the CLI would wait five seconds for
+    each of its programs to end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def show(line: str) -> str:
     """Pass a line of the CLI's on to the terminal, past pytest's capture, when it ends a resource's step."""
     if re.search(r" (created|updated|replaced|deleted|failed\*\*)( \(\d.*| error.*)?$", line):
