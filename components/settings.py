@@ -421,10 +421,11 @@ class Settings(Model):
 
     def budget(self, backend: str) -> str:
         """What worker1 must have, in words."""
+        vms = "VM" if self.vms_per_host == 1 else f"{self.vms_per_host} VMs, each"
         pages = [f"{count} hugepages of {size}" for size, count in self.hugepages(backend).items()]
         return (
             f"budget of worker1: vhost {self.vhost_memory_mib} MiB for up to {self.slots} disks of"
-            f" {self.vhost.disk_mib} MiB, VM {self.vm.memory_mib} MiB; {' and '.join(pages) or 'no hugepages'}"
+            f" {self.vhost.disk_mib} MiB, {vms} {self.vm.memory_mib} MiB; {' and '.join(pages) or 'no hugepages'}"
         )
 
     def backend(self, *, cpus: int | None, release: bool) -> tuple[Literal["spdk", "qemu-storage-daemon"], str]:
