@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-ROOT = Path(__file__).parent.parent
+from tests.pulumi_cli import ROOT
+
 ROUNDS = 5
 
 

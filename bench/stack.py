@@ -19,9 +19,9 @@ from kubernetes import client, config  # type: ignore[import-untyped]
 
 from bench import timeline
 from bench.figures import Figure
-from bench.programs import ROOT, Project
+from bench.programs import Project
 from components.render import NAMESPACE, VIDEO
-from tests.pulumi_cli import Stack
+from tests.pulumi_cli import ROOT, Stack
 
 OUT = Path(__file__).parent / "out"
 SUBNET = "172.30.92.0/24"
