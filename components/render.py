@@ -98,7 +98,7 @@ def registry_hosts(url: str, *, host: str, user: str, password: str, tls: bool) 
 
 def pod_subnet(pod_cidr: IPv4Network, node: int) -> IPv4Network:
     """The /24 of node number `node` (0 = master): fixed here, so that routes are known before any node joins."""
-    return list(pod_cidr.subnets(new_prefix=24))[node]
+    return IPv4Network((pod_cidr[node * 256], 24))
 
 
 def cni_config(pod_cidr: IPv4Network, node: int) -> str:

@@ -5,6 +5,10 @@ python_environment() {
   local uv
   uv=$(uv_path)
   export UV_PROJECT_ENVIRONMENT=$ROOT/.venv UV_PYTHON_PREFERENCE=system
+  # a distribution's own is built with profiles, one of a version manager mostly is not: a fifth of each preview
+  if /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    export UV_PYTHON=/usr/bin/python3
+  fi
   # compiled here: providers' SDKs are large, and where Python may not write bytecode each preview would compile them
   "$uv" sync --frozen --quiet --compile-bytecode
   did "$(.venv/bin/python --version), $(.venv/bin/python -c 'import importlib.metadata as m; print(len(list(m.distributions())))') packages of uv.lock"
