@@ -360,7 +360,9 @@ def qemu_args(
         "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on{hugepages}",
         "-nodefaults", "-no-user-config", "-display", "none",
         "-kernel", f"{folder}/vmlinuz", "-initrd", f"{folder}/initrd",
-        "-append", "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 ds=nocloud",
+        # compat: root ports take no interrupt vectors, the disks need them; plugging is by ACPI all the same
+        "-append",
+        "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 pcie_ports=compat ds=nocloud",
         "-serial", f"file:{folder}/console.log",
         # a monitor serves one client at a time: the second is for the end, which waits for nobody
         "-chardev", f"socket,id=qmp,path={RUN}/{vm}.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",

@@ -15,6 +15,8 @@ from components.settings import (
     NAMESPACE,
     VM_RESERVED_MIB,
     VM_RESERVED_MILLICPU,
+    VM_RESERVED_VECTORS,
+    VM_VECTORS,
     Containers,
     Settings,
     Ssh,
@@ -220,6 +222,11 @@ def _vm(s: Settings) -> Iterator[Problem]:
     vm, video = s.vm, s.video
     if vm.queues > vm.vcpus:
         yield Problem("vm.queues", vm.queues, f"must not exceed vm.vcpus ({vm.vcpus})", put("vm.queues", vm.vcpus))
+    # a disk's queues take a vector on every vCPU, its changes of size one on some vCPU
+    if s.per_vm + (s.per_vm + VM_RESERVED_VECTORS) / vm.vcpus > VM_VECTORS:
+        rule = f"{s.per_vm} disks need more interrupt vectors than so few vCPUs have"
+        need = -(-(s.per_vm + VM_RESERVED_VECTORS) // (VM_VECTORS - s.per_vm))
+        yield Problem("vm.vcpus", vm.vcpus, rule, put("vm.vcpus", need))
     need = whole_pages(VM_RESERVED_MIB + s.per_vm * VIDEO_MIB, vm.hugepage_size)
     if vm.memory_mib < need:
         rule = f"{s.per_vm} pods x {VIDEO_MIB} MiB and {VM_RESERVED_MIB} MiB of the VM's own must fit: {need} MiB"

@@ -460,3 +460,5 @@ VHOST_OVERHEAD_MIB = 256
 VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers, see render.spdk_config
 VM_RESERVED_MILLICPU = 200  # for CoreDNS, where it lands there
 VM_RESERVED_MIB = 512  # its kernel, kubelet and containerd, and CoreDNS
+VM_VECTORS = 195  # interrupt vectors for devices, of each x86 vCPU: docs/decisions/0012
+VM_RESERVED_VECTORS = 12  # its own devices'

@@ -169,7 +169,7 @@ def run_program(**config: object) -> dict[str, Registered]:
 
 
 ROOMY: dict[str, dict[str, object]] = {  # for any N
-    "vm": {"diskSlots": 128, "memoryMib": 8192},
+    "vm": {"vcpus": 3, "diskSlots": 128, "memoryMib": 8192},
     "video": {"cpuRequest": "1m"},
     "vhost": {"backend": "qemu-storage-daemon"},
 }

@@ -46,6 +46,11 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"vm": {"vcpus": "2"}}, 'spdk-k8s:vm.vcpus = "2"', "pulumi config set --path vm.vcpus 2"),
         ({"vm": {"accel": "fast"}}, "must be auto, kvm or tcg", "pulumi config set --path vm.accel auto"),
         ({"vm": {"queues": 4}}, "must not exceed vm.vcpus (2)", "pulumi config set --path vm.queues 2"),
+        (
+            {"numinst": 127, "vm": {"diskSlots": 128, "memoryMib": 4608}, "video": {"cpuRequest": "10m"}},
+            "127 disks need more interrupt vectors",
+            "pulumi config set --path vm.vcpus 3",
+        ),
         ({"numinst": 40}, "must be at least numinst (40)", "pulumi config set --path vm.diskSlots 40"),
         ({"machines": {"kind": "cloud"}}, "spdk-k8s:machines.kind", "--path machines.kind containers"),
         ({"machines": {"subnet": "172.30.97.9/24"}}, "has host bits set", "--path machines.subnet 172.30.97.0/24"),
