@@ -2,7 +2,7 @@
 
 import gc
 
-gc.disable()  # the SDKs' many classes all stay: to look through them again and again costs a fifth of a preview
+gc.disable()  # the SDKs' many classes all stay: to look through them again and again and at the exit costs 0.3 s
 
 import os
 
@@ -211,4 +211,4 @@ pulumi.export("sshKey", machines.keys.key("client", "private"))
 pulumi.export("pages", video.pages)
 pulumi.export("streams", video.streams)
 
-gc.freeze()  # nor at the exit
+gc.freeze()  # what is there is not visited at the exit
