@@ -4,6 +4,7 @@ import gc
 
 gc.disable()  # the SDKs' many classes all stay: to look through them again and again and at the exit costs 0.3 s
 
+import asyncio
 import os
 
 import pulumi
@@ -23,6 +24,13 @@ from components.render import NAMESPACE, VHOST, VIDEO, Disks, disk_path, mac_add
 from components.vhost import Vhost, VhostArgs
 from components.video import Disk, Video, VideoArgs
 from components.worker_vm import MEDIA, WorkerVm, WorkerVmArgs
+
+
+def unsaid(*_: object, **__: object) -> None:
+    """For the SDK's debug messages: four for each resource, and each is a call that waits. 0.2 s."""
+
+
+pulumi.log.debug = unsaid
 
 cpus = os.cpu_count() or 1
 try:
@@ -211,4 +219,11 @@ pulumi.export("sshKey", machines.keys.key("client", "private"))
 pulumi.export("pages", video.pages)
 pulumi.export("streams", video.streams)
 
+
+async def begun() -> None:
+    """Let the registrations begin before the SDK looks for them: else it waits for each of their outputs in turn."""
+    await asyncio.sleep(0)
+
+
+pulumi.run(begun)
 gc.freeze()  # what is there is not visited at the exit

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # The Pulumi CLI with its Python language host, and the providers that the program uses.
+export PULUMI_HOME=$CACHE/pulumi-home PULUMI_SKIP_UPDATE_CHECK=true # of the set-up itself
 
 pulumi_cli() {
   cached "pulumi-$PULUMI" pulumi_released || cached "pulumi-$PULUMI" pulumi_offline
@@ -25,7 +26,6 @@ pulumi_offline() {
 # Each at the version of its Python SDK: first the user's own on PATH, then the released one, then offline/plugins.
 pulumi_providers() {
   local name version
-  export PULUMI_HOME=$CACHE/pulumi-home PULUMI_SKIP_UPDATE_CHECK=true
   for name in docker command kubernetes; do
     version=$(sed -nE "s/^ *\"pulumi-$name==([0-9.]+)\".*/\1/p" "$ROOT/pyproject.toml")
     if has "pulumi-resource-$name"; then

@@ -154,16 +154,17 @@ def test_released_kubernetes(tree: Tree) -> None:
 def test_released_provider(tree: Tree) -> None:
     """With the real CLI: it fetches a provider from the mirror."""
     cli = Path(shutil.which("pulumi") or pytest.fail("no pulumi on PATH; remedy: make test, or eval $(make env)"))
-    home = tree.cache / f"pulumi-{PINS['PULUMI']}"
-    home.mkdir()
-    (home / "bin").symlink_to(cli.parent)
+    kept = tree.cache / f"pulumi-{PINS['PULUMI']}"
+    kept.mkdir()
+    (kept / "bin").symlink_to(cli.parent)
+    (kept / "source").write_text("released")
     plugin = tree.program(tree.root.parent / "plugin", ":")
     tree.archive("pulumi-resource-command-v1.2.1-linux-amd64.tar.gz", {"pulumi-resource-command": plugin})
-    done = tree.bash(
-        "export PULUMI_HOME=$CACHE/pulumi-home; provider_released command 1.2.1", SPDK_K8S_PLUGINS_URL=tree.url
-    )
+    environment = {"SPDK_K8S_PLUGINS_URL": tree.url, "HOME": str(tree.root)}
+    done = tree.bash("pulumi_cli; provider_released command 1.2.1", **environment)
     assert done.returncode == 0, done.stderr
     assert (tree.cache / "pulumi-home/plugins/resource-command-v1.2.1/pulumi-resource-command").exists()
+    assert not (tree.root / ".pulumi").exists(), "the user's own home of the CLI"
 
 
 @pytest.mark.parametrize("in_reach", [True, False])

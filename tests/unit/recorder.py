@@ -147,8 +147,9 @@ def plain(struct: Any) -> tuple[dict[str, Any], set[str]]:
 def record(program: Callable[[], object], config: Mapping[str, object] | None = None) -> dict[str, Registered]:
     """Everything that `program` registers, by its path."""
     monitor = Monitor()
-    set_root_resource(None)  # type: ignore[arg-type]  # that of the run before
     mocks.set_mocks(monitor.mocks, project=PROJECT, stack="dev", preview=False, monitor=monitor)
+    set_root_resource(None)  # type: ignore[arg-type]  # that of the mocks is one that no program runs in any more
+    Stack()
     set_all_config({f"{PROJECT}:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in (config or {}).items()})
 
     @pulumi.runtime.test
