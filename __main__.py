@@ -10,7 +10,7 @@ import os
 import pulumi
 import pulumi_docker as docker
 import pulumi_kubernetes as kubernetes
-from pulumi.runtime.config import CONFIG
+from pulumi.runtime.config import CONFIG, is_config_secret
 
 from components import settings
 from components.cluster import Cluster, ClusterArgs, Versions
@@ -34,7 +34,12 @@ pulumi.log.debug = unsaid
 
 cpus = os.cpu_count() or 1
 try:
-    config = load(CONFIG.get(), cpus=cpus, preview=pulumi.runtime.is_dry_run())
+    config = load(
+        CONFIG.get(),
+        cpus=cpus,
+        preview=pulumi.runtime.is_dry_run(),
+        is_secret=is_config_secret,
+    )
 except ConfigError as error:
     raise pulumi.RunError(str(error)) from None
 where = config.machines

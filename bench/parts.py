@@ -70,7 +70,6 @@ def pod_starts(bench: Bench) -> None:
 
 def preview(bench: Bench, rounds: int = programs.ROUNDS) -> None:
     """Previews from nothing, and an `up` of FEW pages with nothing to do, each beside an empty program's."""
-    bench.ensure(FEW)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         empty = programs.project(folder / "empty")
@@ -78,6 +77,7 @@ def preview(bench: Bench, rounds: int = programs.ROUNDS) -> None:
         none, three, twenty_four = programs.in_turns((empty, few, many), "preview", rounds=rounds)
         compare(bench, "preview", "an empty program", none, f"N = {FEW}", three, 2)
         compare(bench, "preview", f"N = {FEW}", three, f"N = {MANY}", twenty_four, 1.5)
+        bench.ensure(FEW)
         none, same = programs.in_turns((empty, bench.project), "up", "--yes", "--skip-preview", rounds=rounds)
         compare(bench, "up with nothing to do", "an empty program", none, f"N = {FEW}", same, 2)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any, cast
@@ -26,9 +26,16 @@ class ConfigError(ValueError):
         )
 
 
-def load(raw: Mapping[str, str], *, cpus: int | None = None, preview: bool = False) -> Settings:
+def load(
+    raw: Mapping[str, str],
+    *,
+    cpus: int | None = None,
+    preview: bool = False,
+    is_secret: Callable[[str], bool] = lambda key: True,
+) -> Settings:
     """`raw`: the stack's config, full key -> text as Pulumi gives it (JSON for structures). cpus: of this machine.
-    preview: no machine will be reached, so keys that log in may be missing.
+    preview: no machine will be reached, so keys that log in may be missing. is_secret: does the stack's file keep
+    `key`, or a part of it, encrypted?
 
     Raises ConfigError with every broken rule at once. Keys of other namespaces are not ours to judge.
     """
@@ -50,7 +57,7 @@ def load(raw: Mapping[str, str], *, cpus: int | None = None, preview: bool = Fal
         problems += map(_explain, found)
         settings = _mended(values, found)
     if settings:
-        problems += rules.broken(settings, cpus, preview=preview)
+        problems += rules.broken(settings, cpus, preview=preview, secret=is_secret(f"{NAMESPACE}:machines"))
     if problems or not settings:
         raise ConfigError([str(problem) for problem in problems])
     return settings

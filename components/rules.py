@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from components.render import VIDEO_MIB
 from components.settings import (
@@ -56,11 +56,13 @@ def _path(key: str) -> str:
     return f"--path {shlex.quote(key)}" if re.search(r"[.[]", key) else key
 
 
-def broken(s: Settings, cpus: int | None = None, *, preview: bool = False) -> Iterator[Problem]:
-    """Every broken rule. cpus: of the machine that the dev stack's containers are on. preview: nobody logs in."""
+def broken(s: Settings, cpus: int | None = None, *, preview: bool = False, secret: bool = True) -> Iterator[Problem]:
+    """Every broken rule. cpus: of the machine that the dev stack's containers are on. preview: nobody logs in.
+    secret: something in `machines` is encrypted in the stack's file."""
     yield from _networks(s)
     if isinstance(s.machines, Ssh):
-        yield from _servers(s.machines, preview=preview)
+        yield from _servers(s.machines)
+        yield from _private_keys(s.machines, preview=preview, secret=secret)
     yield from _disks(s)
     yield from _devices(s)
     yield from _cores(s, cpus if isinstance(s.machines, Containers) else None)
@@ -87,13 +89,15 @@ def _networks(s: Settings) -> Iterator[Problem]:
     }
     if isinstance(machines, Containers):
         used = {"machines.subnet": machines.subnet, **used}
-        hosts: dict[str, IPv4Network] = {}
+        others: dict[str, IPv4Network] = {}
     else:
-        hosts = {f"machines.{name}.address": IPv4Network(address) for name, address in machines.addresses.items()}
+        others = {f"{NAMESPACE}:{key} = {address}": IPv4Network(address) for key, address in _reached(machines)}
+        others = {what: n for what, n in others.items() if not n.subnet_of(machines.network)}
+        others[f"the nodes' network, {machines.network}"] = machines.network
 
     def problem(key: str, rule: str) -> Problem:
-        others = [network for other, network in {**used, **hosts}.items() if other != key]
-        free = (n for n in _FREE_NETWORKS[key] if not any(IPv4Network(n).overlaps(other) for other in others))
+        taken = [network for other, network in {**used, **others}.items() if other != key]
+        free = (n for n in _FREE_NETWORKS[key] if not any(IPv4Network(n).overlaps(other) for other in taken))
         return Problem(key, used[key], rule, put(key, next(free, _FREE_NETWORKS[key][0])))
 
     # the network's own address, its broadcast, the gateway
@@ -108,36 +112,44 @@ def _networks(s: Settings) -> Iterator[Problem]:
         for other in keys[i + 1 :]:
             if used[key].overlaps(used[other]):
                 yield problem(key, f"must not overlap {NAMESPACE}:{other} = {used[other]}")
-        for other, address in hosts.items():
-            if used[key].overlaps(address):
-                yield problem(key, f"must not hold {NAMESPACE}:{other} = {address.network_address}")
-    for i, (key, address) in enumerate(hosts.items()):
-        if address in list(hosts.values())[:i]:
-            free = (f"192.0.2.{n}" for n in range(11, 255) if IPv4Network(f"192.0.2.{n}") not in hosts.values())
-            yield Problem(
-                key, address.network_address, "every machine needs an address of its own", put(key, next(free))
-            )
+        for other, network in others.items():
+            if used[key].overlaps(network):
+                yield problem(key, f"must not meet {other}")
 
 
-def _servers(machines: Ssh, *, preview: bool) -> Iterator[Problem]:
-    """The VM is connected to worker1's card, so they are in one network; keys to log in."""
-    network = IPv4Network(f"{machines.gateway}/{machines.prefix}", strict=False)
-    of_worker1 = IPv4Network(f"{machines.worker1.address}/{machines.prefix}", strict=False)
-    first = [of_worker1[i] for i in range(1, 7)]
-    if network != of_worker1:
-        rule = f"must be in worker1's network, {of_worker1}: the VM is connected to worker1's card"
-        free = next(a for a in first if a not in machines.addresses.values())
-        yield Problem("machines.worker2.gateway", machines.gateway, rule, put("machines.worker2.gateway", free))
-    taken = {*machines.addresses.values(), machines.gateway}
-    if machines.worker2.address not in of_worker1 or machines.worker2.address == machines.gateway:
-        rule = f"must be a free address in worker1's network, {of_worker1}"
-        free = next(a for a in first if a not in taken)
-        yield Problem("machines.worker2.address", machines.worker2.address, rule, put("machines.worker2.address", free))
-    for name, host in () if preview else machines.hosts.items():
-        for key, server in ((name, host), (f"{name}.jumpHost", host.jump_host)):
-            if server and not server.private_key:
-                key = f"machines.{key}.privateKey"
+def _reached(machines: Ssh) -> Iterator[tuple[str, IPv4Address]]:
+    """Key -> address of whatever must stay reachable beside the cluster's own networks."""
+    for name, host in machines.hosts.items():
+        yield f"machines.{name}.address", host.address
+        if host.jump_host:
+            yield f"machines.{name}.jumpHost.address", host.jump_host.address
+    for i, nameserver in enumerate(machines.worker2.nameservers):
+        yield f"machines.worker2.nameservers[{i}]", nameserver
+
+
+def _servers(machines: Ssh) -> Iterator[Problem]:
+    """All nodes in one network, each with an address of its own."""
+    network, gateway = machines.network, machines.gateway
+    ends = (network.network_address, network.broadcast_address)
+    wanted = {f"machines.{name}.address": address for name, address in machines.addresses.items()}
+    wanted["machines.worker2.gateway"] = gateway
+    free = (a for a in (network[i] for i in range(1, 7)) if a not in wanted.values())
+    seen: set[IPv4Address] = set()
+    for key, address in wanted.items():
+        if address not in network or address in ends or address in seen:
+            rule = f"must be an address of its own in worker1's network, {network}: all nodes are in one"
+            yield Problem(key, address, rule, put(key, next(free)))
+        seen.add(address)
+
+
+def _private_keys(machines: Ssh, *, preview: bool, secret: bool) -> Iterator[Problem]:
+    for name, host in machines.hosts.items():
+        for at, server in ((name, host), (f"{name}.jumpHost", host.jump_host)):
+            key = f"machines.{at}.privateKey"
+            if server and not server.private_key and not preview:
                 yield Problem(key, None, "is required, except in a preview", put(key, ""))
+            elif server and server.private_key and not secret:
+                yield Problem(key, None, "is in the stack's file in plain text, and must be a secret", put(key, ""))
 
 
 def _prefix(addresses: int) -> int:
@@ -271,8 +283,7 @@ def _ports(s: Settings) -> Iterator[Problem]:
             rule = f"RTMP ports {rtmp.start}-{rtmp.stop - 1} overlap the HTTP ports {http.start}-{http.stop - 1}"
             yield Problem(key, used.start, rule, mend)
     if s.vm.vnc:
-        host, _, display = s.vm.vnc.rpartition(":")
-        port = 5900 + int(display)
+        host, port = s.vm.vnc.rpartition(":")[0], s.vm.vnc_port
         if port > 65535 or port in NODE_PORTS:
             rule = f"its port is {port}: {'beyond 65535' if port > 65535 else 'one that a node needs itself'}"
             yield Problem("vm.vnc", s.vm.vnc, rule, put("vm.vnc", f"{host}:2"))

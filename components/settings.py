@@ -9,7 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 NAMESPACE = "spdk-k8s"
@@ -26,13 +26,25 @@ def _network(value: object) -> object:
         return value
     network = IPv4Network(value)
     first = network.network_address
-    if network.prefixlen < 8 or first.is_loopback or first.is_link_local or first.is_multicast or first.is_reserved:
+    if network.prefixlen < 8 or _special(first):
         raise ValueError("must be a network of ordinary addresses, /8 or smaller")
     return network
 
 
 def _address(value: object) -> object:
     return IPv4Address(value) if isinstance(value, str) else value
+
+
+def _special(address: IPv4Address) -> bool:
+    """One that no machine can be reached at from another."""
+    here = address in IPv4Network("0.0.0.0/8") or address.is_loopback or address.is_link_local
+    return here or address.is_multicast or address.is_reserved
+
+
+def _reachable(address: IPv4Address) -> IPv4Address:
+    if _special(address):
+        raise ValueError("must be an address at which the other machines reach it")
+    return address
 
 
 def _tuple(value: object) -> object:
@@ -63,6 +75,7 @@ Network = Annotated[
 Address = Annotated[
     IPv4Address, BeforeValidator(_address), _form(f"^{_BYTES}$", "must be an IPv4 address", examples=["192.0.2.11"])
 ]
+NodeAddress = Annotated[Address, AfterValidator(_reachable)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 UnprivilegedPort = Annotated[int, Field(ge=1024, le=65535)]
 Path = Annotated[str, _text(r"^/[\w./-]*\w/?$", "must be an absolute path, without blanks", "/srv/spdk-k8s")]
@@ -144,6 +157,8 @@ class SshServer(Model):
 class SshHost(SshServer):
     """A machine that becomes a node."""
 
+    address: NodeAddress
+    """Where all others reach it: all nodes are in one network."""
     jump_host: SshServer | None = None
     """A machine to go through where there is no direct way."""
     nic: Annotated[str, _text(r"^[\w.-]{0,15}$", "must be the name of a network card", "eth0")] = ""
@@ -153,9 +168,9 @@ class SshHost(SshServer):
 class SshGuest(Model):
     """The worker VM's place in the network of worker1."""
 
-    address: Address
+    address: NodeAddress
     """A free one in worker1's network."""
-    gateway: Address
+    gateway: NodeAddress
     """Of that network."""
     prefix: Annotated[int, Field(ge=8, le=29)] = 24
     """Its length."""
@@ -170,6 +185,11 @@ class Ssh(Model):
     master: SshHost
     worker1: SshHost
     worker2: SshGuest
+
+    @property
+    def network(self) -> IPv4Network:
+        """All nodes': the VM is connected to worker1's card, and each node has a route by each other one."""
+        return IPv4Network(f"{self.worker1.address}/{self.prefix}", strict=False)
 
     @property
     def hosts(self) -> dict[str, SshHost]:
@@ -208,8 +228,8 @@ class Ssh(Model):
 class Registry(Model):
     """The private registry on master."""
 
-    port: Port = 5000
-    """Not one that Kubernetes uses."""
+    port: UnprivilegedPort = 5000
+    """Not one that Kubernetes uses; the registry is a service without privileges."""
     tls: bool = True
     """With a certificate of a CA that the program makes; false: plain HTTP, for labs that insist."""
 
@@ -299,6 +319,11 @@ class Vm(Model):
         None
     )
     """QEMU's VNC display, for example 127.0.0.1:2, which is port 5902; none: no VNC. Only with one VM on a host."""
+
+    @property
+    def vnc_port(self) -> int:
+        """Of `vnc`; 0: none."""
+        return 5900 + int(self.vnc.rpartition(":")[2]) if self.vnc else 0
 
 
 class Video(Model):
@@ -406,10 +431,13 @@ class Settings(Model):
             at_once = polled and self.vhost.hugepage_size != "none"
             target = self.vhost_memory_mib if at_once else self.vhost_need_mib(self.per_host)
             pages = self.hugepages(backend)
+            files = self.vhost.bdev == "aio" and not self.vhost.devices
+            if self.vm.vnc:
+                needs["PORTS"] += f" {self.vm.vnc_port}"
             needs |= {
                 "CPUS": str(max(len(polled) + 1, *(core + 1 for core in polled), 1)),  # all of them, and one more
                 "MEMORY_MIB": str(target + self.vm.memory_mib * len(vms) + NODE_MIB),
-                "DISK_MIB": str(4096 + 4096 * len(vms)),
+                "DISK_MIB": str(4096 + 4096 * len(vms) + (self.per_host * self.vhost.disk_mib if files else 0)),
                 "HUGEPAGES": " ".join(f"{size}={count}" for size, count in pages.items()),
                 "ACCEL": self.vm.accel,
                 "VMS": " ".join(str(nodes[vm]) for vm in vms),

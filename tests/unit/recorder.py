@@ -150,7 +150,10 @@ def record(program: Callable[[], object], config: Mapping[str, object] | None = 
     mocks.set_mocks(monitor.mocks, project=PROJECT, stack="dev", preview=False, monitor=monitor)
     set_root_resource(None)  # type: ignore[arg-type]  # that of the mocks is one that no program runs in any more
     Stack()
-    set_all_config({f"{PROJECT}:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in (config or {}).items()})
+    raw = {f"{PROJECT}:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in (config or {}).items()}
+    set_all_config(
+        raw, secret_keys=[f"{PROJECT}:machines"] if "PRIVATE KEY" in raw.get(f"{PROJECT}:machines", "") else []
+    )
 
     @pulumi.runtime.test
     def run() -> None:

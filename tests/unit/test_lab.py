@@ -76,10 +76,16 @@ def test_servers_are_taken() -> None:
         ({"worker1.jumpHost.privateKey": None}, "jumpHost.privateKey: is required", "--secret --path machines.worker1"),
         ({"worker1.user": "Big Admin"}, "must be the name of a user", "--path machines.worker1.user root"),
         ({"worker1.usr": "x"}, "did you mean spdk-k8s:machines.worker1.user?", "pulumi config rm"),
-        ({"worker1.address": "10.1.2.11"}, "an address of its own", "--path machines.worker1.address"),
-        ({"worker1.address": "10.3.0.1"}, "must be in worker1's network, 10.3.0.0/24", "machines.worker2.gateway"),
-        ({"worker2.address": "10.8.0.1"}, "a free address in worker1's network, 10.1.2.0/24", "worker2.address 10.1.2"),
-        ({"worker2.address": "10.1.2.1"}, "a free address in worker1's network, 10.1.2.0/24", "worker2.address 10.1.2"),
+        ({"worker1.address": "10.1.2.11"}, "an address of its own", "--path machines.worker1.address 10.1.2"),
+        ({"master.address": "10.3.0.1"}, "in worker1's network, 10.1.2.0/24", "--path machines.master.address 10.1.2"),
+        ({"worker1.address": "127.0.0.1"}, "at which the other machines reach it", "--path machines.worker1.address"),
+        (
+            {"worker2.address": "10.8.0.1"},
+            "in worker1's network, 10.1.2.0/24",
+            "--path machines.worker2.address 10.1.2",
+        ),
+        ({"worker2.address": "10.1.2.255"}, "in worker1's network, 10.1.2.0/24", "machines.worker2.address 10.1.2"),
+        ({"worker2.gateway": "10.1.2.13"}, "in worker1's network, 10.1.2.0/24", "machines.worker2.gateway 10.1.2"),
         ({"worker2.prefix": 30}, "whole number from 8 to 29", "worker2.prefix 24"),
     ],
 )
@@ -90,9 +96,38 @@ def test_what_is_wrong_with_servers_is_named_with_its_remedy(
     assert any(named in problem and remedy in problem for problem in found), found
 
 
+@pytest.mark.parametrize(
+    ("cidr", "changes", "met"),
+    [
+        ("10.1.0.0/16", {}, "the nodes' network, 10.1.2.0/24"),
+        ("10.9.0.0/16", {}, "spdk-k8s:machines.worker1.jumpHost.address = 10.9.9.9"),
+        ("10.7.0.0/16", {"worker2.nameservers": ["10.7.0.53"]}, "spdk-k8s:machines.worker2.nameservers[0] = 10.7.0.53"),
+    ],
+)
+@pytest.mark.parametrize("key", ["podCidr", "serviceCidr"])
+def test_the_clusters_networks_hide_nothing_that_is_in_use(
+    key: str, cidr: str, changes: dict[str, object], met: str
+) -> None:
+    (found,) = problems(machines=servers(**changes), cluster={key: cidr})
+    assert found.startswith(f'spdk-k8s:cluster.{key} = "{cidr}": must not meet {met}; mend: pulumi config set')
+
+
 def test_a_preview_needs_no_private_keys() -> None:
     keyless = servers(**{"master.privateKey": None, "worker1.jumpHost.privateKey": None})
     assert loaded(machines=keyless, preview=True).numinst == 3
+
+
+def test_a_private_key_in_plain_text_is_refused_even_in_a_preview() -> None:
+    raw = {"spdk-k8s:machines": json.dumps(servers())}
+    with pytest.raises(ConfigError) as caught:
+        load(raw, preview=True, is_secret=lambda key: key != "spdk-k8s:machines")
+    found = caught.value.problems
+    assert [problem.partition(": ")[0] for problem in found] == [
+        f"spdk-k8s:machines.{name}.privateKey" for name in ("master", "worker1", "worker1.jumpHost")
+    ]
+    assert "in plain text" in found[0]
+    assert "pulumi config set --secret --path machines.master.privateKey <" in found[0]
+    assert PRIVATE_KEY not in str(caught.value)
 
 
 def test_a_config_of_a_newer_checkout_is_refused_as_such() -> None:
