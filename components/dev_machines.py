@@ -10,8 +10,8 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components.hosts import Host, Keys
-from components.images import content_tag
+from components.hosts import STEP, Host, Keys, here
+from components.images import content_tag, recipe
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class DevMachines(pulumi.ComponentResource):
 
         preflight = local.Command(
             f"{name}-preflight",
-            create=f"exec scripts/preflight_local.sh {args.subnet} {project} {args.memory_mib}",
+            create=f"{STEP} {args.subnet} {project} {args.memory_mib}",
+            environment=here("preflight_local"),
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
             opts=child,
@@ -71,13 +72,7 @@ class DevMachines(pulumi.ComponentResource):
         image = docker.Image(
             f"{name}-image",
             image_name=f"spdk-k8s/machine:{tag}",
-            build=docker.DockerBuildArgs(
-                context="images/node",
-                dockerfile="images/node/Dockerfile",
-                target="machine",
-                platform="linux/amd64",
-                args={"BASE": args.base_image},
-            ),
+            build=recipe("node", {"BASE": args.base_image}, "machine"),
             skip_push=True,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
         )
@@ -117,7 +112,12 @@ class DevMachines(pulumi.ComponentResource):
                     ),
                 ],
                 must_run=True,
-                opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+                opts=pulumi.ResourceOptions(
+                    parent=self,
+                    delete_before_replace=True,
+                    # another image would be another machine, without what the steps did to this one
+                    ignore_changes=["image"],
+                ),
             )
             host = self.keys.host(machine, str(address), deleted_with=container, after=[container])
             self.hosts[machine] = host.gated(parent=self)

@@ -18,6 +18,15 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 SECRETS = {"KEY", "KUBECONFIG_TEXT", "PASSWORD", "REGISTRY_HOSTS", "USER_DATA"}
 
 
+def here(name: str) -> dict[str, str]:
+    """For a local command: the environment of `STEP`, which runs scripts/`name`.sh wherever the program is run, and
+    again when the script has changed."""
+    return {"SCRIPT": (SCRIPTS / f"{name}.sh").read_text()}
+
+
+STEP = 'exec bash -c "$SCRIPT" -'  # and the script's arguments
+
+
 def script(name: str, values: Mapping[str, str], *, undo: str = "") -> str:
     """The shell text of step `name`: quoted assignments, the shared functions, the step, the call.
 
@@ -132,9 +141,10 @@ class Keys:
     ) -> None:
         made = local.Command(
             f"{name}-keys",
-            create=f"exec scripts/keys.sh client {' '.join(machines)}",
+            create=f"{STEP} client {' '.join(machines)}",
+            environment=here("keys"),
             logging=local.Logging.NONE,
-            add_previous_output_in_env=False,
+            add_previous_output_in_env=True,  # keys that are there stay
             opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on, additional_secret_outputs=["stdout"]),
         )
         self._keys = pulumi.Output.secret(made.stdout).apply(json.loads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
+from components.hosts import STEP, here
 from components.pins import PINS
 
 ROOT = Path(__file__).parent.parent / "images"
@@ -19,6 +21,14 @@ ROOT = Path(__file__).parent.parent / "images"
 def content_tag(folder: str, *more: str) -> str:
     """Twelve hexadecimal digits that change with any file of images/`folder` or any of `more`."""
     return tree_digest(ROOT / folder, *more)
+
+
+def recipe(folder: str, args: Mapping[str, str], target: str | None = None) -> docker.DockerBuildArgs:
+    """How images/`folder` is built. Its path is as seen from where the program is run: the same in every checkout."""
+    context = os.path.relpath(ROOT / folder)
+    return docker.DockerBuildArgs(
+        context=context, dockerfile=f"{context}/Dockerfile", target=target, platform="linux/amd64", args=dict(args)
+    )
 
 
 def tree_digest(root: Path, *more: str, without: str = "") -> str:
@@ -68,7 +78,7 @@ class Images(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ImagesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Images", name, None, opts)
-        self._args = args
+        self._name, self._args = name, args
         self.register_outputs({"registry": args.registry})
 
     def build(
@@ -90,15 +100,9 @@ class Images(pulumi.ComponentResource):
         tag = tag or content_tag(folder, target or "", *(f"{k}={v}" for k, v in sorted(args.items())))
         after = [*self._args.ready, *([source.made_by] if source else [])]
         image = docker.Image(
-            f"{name}-image",
+            f"{self._name}-{name}",
             image_name=pulumi.Output.concat(self._args.registry, f"/{name}:{tag}"),
-            build=docker.DockerBuildArgs(
-                context=f"images/{folder}",
-                dockerfile=f"images/{folder}/Dockerfile",
-                target=target,
-                platform="linux/amd64",
-                args=dict(args),
-            ),
+            build=recipe(folder, args, target),
             registry=self._args.login,
             opts=pulumi.ResourceOptions(parent=self, depends_on=after, replace_with=list(self._args.ready)),
         )
@@ -109,9 +113,9 @@ class Images(pulumi.ComponentResource):
         if folder:
             name = f"spdk-k8s/spdk-source:{tree_digest(Path(folder), without='.git')}"
             made = local.Command(
-                "spdk-source",
-                create="exec scripts/spdk_source.sh",
-                environment={"FOLDER": folder, "IMAGE": name},
+                f"{self._name}-spdk-source",
+                create=STEP,
+                environment={**here("spdk_source"), "FOLDER": folder, "IMAGE": name},
                 logging=local.Logging.STDERR,
                 add_previous_output_in_env=False,
                 opts=pulumi.ResourceOptions(parent=self),
@@ -120,14 +124,9 @@ class Images(pulumi.ComponentResource):
         name = f"spdk-k8s/spdk-source:v{PINS['SPDK']}"
         args = {"BASE": base, "SPDK_VERSION": PINS["SPDK"], "SPDK_COMMIT": PINS["SPDK_COMMIT"]}
         image = docker.Image(
-            "spdk-source",
+            f"{self._name}-spdk-source",
             image_name=name,
-            build=docker.DockerBuildArgs(
-                context="images/spdk-source",
-                dockerfile="images/spdk-source/Dockerfile",
-                platform="linux/amd64",
-                args=args,
-            ),
+            build=recipe("spdk-source", args),
             skip_push=True,
             opts=pulumi.ResourceOptions(parent=self),
         )

@@ -10,7 +10,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import render
-from components.hosts import Host
+from components.hosts import STEP, Host, here
 
 USER = "spdk-k8s"
 
@@ -33,7 +33,7 @@ class Registry(pulumi.ComponentResource):
     ```python
     import pulumi
 
-    from components.hosts import Host
+    from components.hosts import STEP, Host, here
     from components.registry import Registry, RegistryArgs
 
     key = pulumi.Config().require_secret("key")
@@ -50,7 +50,8 @@ class Registry(pulumi.ComponentResource):
         url = pulumi.Output.concat("https://" if tls else "http://", self.address)
         certificate = local.Command(
             f"{name}-certificate",
-            create=pulumi.Output.concat("exec scripts/certificate.sh ", host.address),
+            create=pulumi.Output.concat(f"{STEP} ", host.address),
+            environment=here("certificate"),
             logging=local.Logging.NONE,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self, additional_secret_outputs=["stdout"]),
@@ -79,9 +80,10 @@ class Registry(pulumi.ComponentResource):
         # Where the engine that pushes looks for whom to trust; it belongs to this machine, so it is removed at the end.
         trust = local.Command(
             f"{name}-trust",
-            create=pulumi.Output.concat("exec scripts/engine_trust.sh up ", self.address),
-            update=pulumi.Output.concat("exec scripts/engine_trust.sh up ", self.address),
-            delete=pulumi.Output.concat("exec scripts/engine_trust.sh down ", self.address),
+            create=pulumi.Output.concat(f"{STEP} up ", self.address),
+            update=pulumi.Output.concat(f"{STEP} up ", self.address),
+            delete=pulumi.Output.concat(f"{STEP} down ", self.address),
+            environment=here("engine_trust"),
             stdin=ca,
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,

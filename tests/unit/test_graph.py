@@ -125,7 +125,7 @@ def test_the_order_from_bare_machines_to_videos(graph: Graph) -> None:
         f"{machines(graph)}/master-ready",
         "registry/registry",
         "registry/registry-trust",
-        "images/node-bundle-image",
+        "images/images-node-bundle",
         "cluster/master-node",
         "cluster/cluster-control-plane",
         "cluster/worker1-join",
@@ -296,7 +296,7 @@ def test_where_secrets_go(graph: Graph) -> None:
     assert carries["cluster/worker1-node"] == {"connection", "stdin"}
     assert carries["cluster/worker1-join"] == {"connection", "stdin"}
     assert carries["cluster/cluster-provider"] == {"kubeconfig"}
-    assert carries["images/app-vs-p2-image"] == {"registry"}
+    assert carries["images/images-app-vs-p2"] == {"registry"}
     (stack,) = of_type(graph, STACK)
     assert stack.secret_outputs == {"kubeconfig", "sshKey"}
 
@@ -317,7 +317,8 @@ def test_no_command_line_and_no_environment_carries_a_secret(graph: Graph) -> No
     for command in commands:
         shown = {k: v for k, v in command.inputs.items() if k in ("create", "update", "delete", "environment")}
         assert not secrets_in(shown), command.path
-        assert command.inputs["addPreviousOutputInEnv"] is False, command.path
+        # keys that are there stay: of all outputs only these reach a process, of this machine, by its environment
+        assert command.inputs["addPreviousOutputInEnv"] is command.path.endswith("-keys"), command.path
 
 
 # --- what a change touches -------------------------------------------------------------------------------------------
@@ -348,8 +349,8 @@ def test_a_changed_script_reruns_just_that_step(monkeypatch: pytest.MonkeyPatch,
     ("folder", "touches"),
     [
         # the VM's step runs once more and finds its disks made: the image list is for a new VM
-        ("video", {"images/app-vs-p2-image", "video/video", "worker2/worker2-vm"}),
-        ("vhost", {"images/cb-vhost-p0-image", "vhost/vhost"}),
+        ("video", {"images/images-app-vs-p2", "video/video", "worker2/worker2-vm"}),
+        ("vhost", {"images/images-cb-vhost-p0", "vhost/vhost"}),
     ],
 )
 def test_a_changed_image_rolls_just_its_pods(monkeypatch: pytest.MonkeyPatch, folder: str, touches: set[str]) -> None:

@@ -91,7 +91,7 @@ def test_hugepages_are_the_targets_limit_and_reserved_before_the_node_is_made(ba
 
 def test_spdks_source_is_the_pinned_release_unless_a_folder_is_named() -> None:
     spdk = {"backend": "spdk"}
-    release, folder = (run_program(vhost=v)["images/spdk-source"] for v in (spdk, {**spdk, "source": "images"}))
+    release, folder = (run_program(vhost=v)["images/images-spdk-source"] for v in (spdk, {**spdk, "source": "images"}))
     assert release.inputs["build"]["args"]["SPDK_COMMIT"] == PINS["SPDK_COMMIT"]
     assert release.inputs["skipPush"]
     assert folder.inputs["environment"]["FOLDER"] == "images"

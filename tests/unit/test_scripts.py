@@ -1,5 +1,7 @@
 """Every shell file of the project is clean under shellcheck, and what is sent to a machine quotes what it is given."""
 
+import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -47,3 +49,19 @@ def test_every_step_parses_as_it_is_sent(step: str) -> None:
     text = hosts.script(step, {})
     assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
     assert "step() {" in text
+
+
+def test_keys_that_are_there_stay() -> None:
+    """More machines, or a changed script, are no reason to replace those that use the keys."""
+
+    def keys(*names: str, before: str = "") -> str:
+        environment = {**os.environ, **hosts.here("keys"), **({"PULUMI_COMMAND_STDOUT": before} if before else {})}
+        made = ["bash", "-c", f"{hosts.STEP} {' '.join(names)}"]
+        return subprocess.run(made, env=environment, capture_output=True, text=True, check=True).stdout
+
+    first = keys("client", "master")
+    more = json.loads(keys("client", "master", "worker1", before=first))
+    assert {name: more[name] for name in ("client", "master")} == json.loads(first)
+    assert more["worker1"]["private"].startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    assert len({pair["public"] for pair in more.values()}) == 3
+    assert list(json.loads(keys("client", before=first))) == ["client"]
