@@ -80,15 +80,24 @@ def containers(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 class Images:
-    """Images come from the registries that this stack pushes to, which it does before any pod asks for one."""
+    """Pods' images come from the registries that this stack pushes to, which it does before any pod asks for one; an
+    engine's containers are of images that this stack built."""
 
     def __init__(self) -> None:
         self.registries: set[str] = set()
+        self.built: set[str] = set()
 
     def __call__(self, resource: Resource) -> Iterator[str]:
         properties = resource.properties
-        if resource.type == "docker:index/image:Image" and not properties.get("skipPush"):
-            self.registries |= {name.partition("/")[0] for name in [properties.get("imageName")] if name}
+        if resource.type == "docker:index/image:Image":
+            names = {name for name in [properties.get("imageName")] if name}
+            self.built |= names
+            if not properties.get("skipPush"):
+                self.registries |= {name.partition("/")[0] for name in names}
+        if resource.type == "docker:index/container:Container":
+            image = properties.get("image")
+            if image and image not in self.built:
+                yield f"{image} is not built by this stack; mend: use the image_name of a docker.Image"
         if resource.type.startswith("kubernetes:"):
             for pod in pods(properties):
                 yield from self.wrong_images(pod)
@@ -118,13 +127,14 @@ class Grant(NamedTuple):
     why: str
 
 
-# All that the design allows; nobody else gets any of it.
+# All that the design allows; nobody else, and nothing in another namespace, gets any of it.
+NAMESPACE = "spdk-k8s"
 GRANTS = (
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/tmp",), "its sockets, which QEMU opens"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/lib/spdk-k8s/disks", "/mnt", "/srv"), "vhost.files"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/dev",), "vhost.devices"),
     Grant("Deployment", "cb-vhost-p0*", "privileged", ("vhost",), "vhost.devices"),
-    Grant("StatefulSet", "app-vs-p2", "hostPath", ("/srv/media",), "the playlists, read-only"),
+    Grant("StatefulSet", "app-vs-p2", "hostPath, read-only", ("/srv/media",), "the playlists"),
     Grant("StatefulSet", "app-vs-p2", "hostNetwork", ("pod",), "each pod serves at a port of its node"),
     Grant("Container", "spdk-k8s-*", "privileged", ("container",), "dev machines boot systemd and run kubelet"),
 )
@@ -135,8 +145,16 @@ def host_access(resource: Resource) -> Iterator[str]:
     properties = resource.properties
     if resource.type == "docker:index/container:Container":
         name, demands = properties.get("name"), _demands_of_container(properties)
-    elif resource.type.startswith("kubernetes:"):
+    elif resource.type == "docker:index/volume:Volume":
+        name, demands = properties.get("name"), _demands_of_volume(properties)
+    elif resource.type == "kubernetes:core/v1:PersistentVolume":
         name = (properties.get("metadata") or {}).get("name")
+        demands = _demands_of_pod({"volumes": [properties.get("spec") or {}]})
+    elif resource.type.startswith("kubernetes:"):
+        metadata = properties.get("metadata") or {}
+        name, namespace = metadata.get("name"), metadata.get("namespace")
+        if namespace is not UNKNOWN and namespace != NAMESPACE:
+            name = f"{namespace or 'default'}/{name}"
         demands = (demand for pod in pods(properties) for demand in _demands_of_pod(pod))
     else:
         return
@@ -147,9 +165,10 @@ def host_access(resource: Resource) -> Iterator[str]:
 
 def granted(kind: str, name: str, what: str, which: str) -> bool:
     return any(
-        (kind, what) == (grant.kind, grant.what)
+        kind == grant.kind
+        and what in (grant.what, f"{grant.what}, read-only")
         and fnmatchcase(name, grant.name)
-        and any(which == allowed or (what == "hostPath" and which.startswith(f"{allowed}/")) for allowed in grant.which)
+        and any(which == it or (what.startswith("hostPath") and which.startswith(f"{it}/")) for it in grant.which)
         for grant in GRANTS
     )
 
@@ -167,17 +186,33 @@ def _demands_of_pod(pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for volume in pod.get("volumes") or ():
         path = (volume.get("hostPath") or {}).get("path")
         if path:
-            yield "hostPath", normpath(path)
+            mounts = [
+                m for c in containers(pod) for m in c.get("volumeMounts") or () if m.get("name") == volume.get("name")
+            ]
+            read_only = mounts and all(m.get("readOnly") for m in mounts)
+            yield "hostPath, read-only" if read_only else "hostPath", normpath(path)
+
+
+def _demands_of_volume(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A volume of the engine's may be a folder of the machine by another name."""
+    device = (properties.get("driverOpts") or {}).get("device")
+    if device:
+        yield "hostPath", normpath(device)
 
 
 def _demands_of_container(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if properties.get("privileged"):
         yield "privileged", "container"
-    for mode, what in (("networkMode", "hostNetwork"), ("pidMode", "hostPID"), ("ipcMode", "hostIPC")):
+    modes = {"networkMode": "hostNetwork", "pidMode": "hostPID", "ipcMode": "hostIPC", "usernsMode": "hostUsers"}
+    for mode, what in modes.items():
         if properties.get(mode) == "host":
             yield what, "container"
     for capability in (properties.get("capabilities") or {}).get("adds") or ():
         yield "capability", capability
+    for device in properties.get("devices") or ():
+        yield "device", device.get("hostPath") or "device"
+    for option in properties.get("securityOpts") or ():
+        yield "security option", option
     paths = [volume.get("hostPath") for volume in properties.get("volumes") or ()]
     paths += [mount.get("source") for mount in properties.get("mounts") or () if mount.get("type") == "bind"]
     for path in paths:
@@ -197,18 +232,20 @@ def remote_command(resource: Resource) -> Iterator[str]:
             yield f"{where} has no hostKey: whoever answers would be trusted; mend: Host.run, which requires one"
     for when in ("create", "update", "delete"):
         line = properties.get(when)
-        if line and not re.match(r"(env \w+=\S* )?(sudo -n )?timeout -k 10 [1-9]\d* ", line):
+        if line and not re.fullmatch(r"(env \w+=\S* )?(sudo -n )?timeout -k 10 [1-9]\d* [^;&|\n]*", line):
             yield f"{when} has no time limit; mend: Host.run, or begin it with timeout -k 10 SECONDS"
 
 
 PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|client-key-data:")
 SECRET_NAMES = {"privateKey", "privateKeyPassPhrase", "password", "kubeconfig"}
+SECRET_VALUE = re.compile(r"^(PASSWORD|KUBECONFIG_TEXT|USER_DATA)=(?!''$).", re.MULTILINE)  # of a script on stdin
 
 
 def plain_secrets(resource: Resource) -> Iterator[str]:
     """Inputs that must be secrets, and are not marked as such."""
     for path, value in _plain(resource.inputs, ()):
-        if path[-1] in SECRET_NAMES or PRIVATE_KEY.search(value):
+        of_secret = resource.kind == "Secret" and path[0] in ("data", "stringData")
+        if path[-1] in SECRET_NAMES or of_secret or PRIVATE_KEY.search(value) or SECRET_VALUE.search(value):
             yield f"{'.'.join(path)} would be in the state in plain text; mend: pulumi.Output.secret"
 
 

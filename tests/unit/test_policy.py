@@ -60,7 +60,7 @@ def workload(kind: str = "apps/v1:Deployment", *, name: str = "web", **pod: Any)
     """A workload of one container by digest, with `pod` in its template."""
     spec = {"containers": [{"name": "web", "image": f"{REGISTRY}/web@{DIGEST}"}], **pod}
     template = {"metadata": {"labels": {"app": name}}, "spec": spec}
-    inputs: dict[str, Any] = {"metadata": {"name": name}, "spec": {"template": template}}
+    inputs: dict[str, Any] = {"metadata": {"name": name, "namespace": "spdk-k8s"}, "spec": {"template": template}}
     if kind.endswith("CronJob"):
         inputs["spec"] = {"jobTemplate": {"spec": {"template": template}}}
     if kind.endswith(":Pod"):
@@ -158,8 +158,48 @@ def test_what_is_not_known_is_not_held_against_a_pod(pod: dict[str, Any]) -> Non
     ],
 )
 def test_a_grant_is_for_one_workload_and_its_folders(kind: str, name: str, path: str, granted: bool) -> None:
-    found = list(rules.host_access(workload(kind, name=name, volumes=[{"name": "v", "hostPath": {"path": path}}])))
+    mounted = container(volumeMounts=[{"name": "v", "mountPath": "/v", "readOnly": True}])
+    found = list(
+        rules.host_access(workload(kind, name=name, volumes=[{"name": "v", "hostPath": {"path": path}}], **mounted))
+    )
     assert (not found) == granted
+
+
+def test_a_grant_to_read_is_none_to_write() -> None:
+    media = [{"name": "v", "hostPath": {"path": "/srv/media"}}]
+    mounts = [{"name": "v", "mountPath": "/a", "readOnly": True}, {"name": "v", "mountPath": "/b"}]
+    pod = workload("apps/v1:StatefulSet", name="app-vs-p2", volumes=media, **container(volumeMounts=mounts))
+    assert "no grant for hostPath (/srv/media)" in "".join(rules.host_access(pod))
+
+
+def test_a_grant_is_for_the_stacks_own_namespace() -> None:
+    target = workload(name=VHOST, **container(securityContext={"privileged": True}))
+    elsewhere = {**target.inputs, "metadata": {"name": VHOST, "namespace": "kube-system"}}
+    unknown = {**target.inputs, "metadata": {"name": VHOST, "namespace": UNKNOWN}}
+    (problem,) = rules.host_access(Resource(target.type, "web", elsewhere))
+    assert problem.startswith(f"Deployment kube-system/{VHOST} has no grant for privileged")
+    assert not list(rules.host_access(Resource(target.type, "web", unknown)))
+
+
+@pytest.mark.parametrize(
+    ("type_", "inputs"),
+    [
+        ("kubernetes:core/v1:PersistentVolume", {"metadata": {"name": "v"}, "spec": {"hostPath": {"path": "/etc"}}}),
+        ("docker:index/volume:Volume", {"name": "v", "driverOpts": {"type": "none", "o": "bind", "device": "/etc"}}),
+    ],
+)
+def test_a_volume_may_not_be_a_folder_of_the_node(type_: str, inputs: dict[str, Any]) -> None:
+    (problem,) = rules.host_access(Resource(type_, "v", inputs))
+    assert "no grant for hostPath (/etc)" in problem
+
+
+def test_an_engines_container_is_of_an_image_that_the_stack_built(images: rules.Images) -> None:
+    def found(image: str) -> str:
+        return "".join(images(Resource("docker:index/container:Container", "c", {"image": image})))
+
+    assert not found(f"{REGISTRY}/web:0123")
+    assert not found(UNKNOWN)
+    assert "nginx:latest is not built by this stack" in found("nginx:latest")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +210,9 @@ def test_a_grant_is_for_one_workload_and_its_folders(kind: str, name: str, path:
         ({"name": "spdk-k8s-dev-master", "networkMode": "host"}, "hostNetwork"),
         ({"name": "spdk-k8s-dev-master", "volumes": [{"hostPath": "/", "containerPath": "/host"}]}, "hostPath (/)"),
         ({"name": "spdk-k8s-dev-master", "mounts": [{"type": "bind", "source": "/etc"}]}, "hostPath (/etc)"),
+        ({"name": "spdk-k8s-dev-master", "devices": [{"hostPath": "/dev/kvm"}]}, "device (/dev/kvm)"),
+        ({"name": "spdk-k8s-dev-master", "usernsMode": "host"}, "hostUsers"),
+        ({"name": "spdk-k8s-dev-master", "securityOpts": ["seccomp=unconfined"]}, "security option"),
         ({"name": UNKNOWN, "privileged": True}, ""),
     ],
 )
@@ -195,6 +238,8 @@ def command(**inputs: Any) -> Resource:
         ({"create": "bash -s up"}, "create has no time limit"),
         ({"create": "timeout -k 10 0 bash -s up"}, "create has no time limit"),
         ({"delete": "rm -rf /x"}, "delete has no time limit"),
+        ({"create": "timeout -k 10 60 true; sleep infinity"}, "create has no time limit"),
+        ({"update": "timeout -k 10 60 bash -s up # drifted"}, ""),
         ({"update": "echo; timeout -k 10 60 true"}, "update has no time limit"),
         ({"connection": {"host": "h"}}, "connection has no hostKey"),
         ({"connection": secret({"host": "h", "hostKey": ""})}, "connection has no hostKey"),
@@ -216,6 +261,8 @@ def test_remote_steps_know_their_host_and_end(inputs: dict[str, Any], what: str)
         ({"connection": {"privateKey": UNKNOWN}}, ""),
         ({"registry": {"username": "u", "password": ""}}, ""),
         ({"stdin": f"KEY='{KEY}'"}, "stdin"),
+        ({"stdin": "USER_NAME=spdk\nPASSWORD=p4ss\nmain"}, "stdin"),
+        ({"stdin": "USER_NAME=spdk\nPASSWORD=''\nmain"}, ""),
         ({"uploads": [{"content": "x"}, {"content": KEY}]}, "uploads.1.content"),
         ({"registry": {"password": "p4ss"}}, "registry.password"),
         ({"kubeconfig": "apiVersion: v1"}, "kubeconfig"),
@@ -227,6 +274,12 @@ def test_secrets_are_secret_and_never_repeated(inputs: dict[str, Any], path: str
     assert len(found) == bool(path)
     assert all(problem.startswith(f"{path} would be in the state in plain text") for problem in found)
     assert not any(hidden in "".join(found) for hidden in ("AAAA", "p4ss"))
+
+
+def test_a_secret_of_kubernetes_is_one_of_pulumis() -> None:
+    kind = "kubernetes:core/v1:Secret"
+    assert list(rules.plain_secrets(Resource(kind, "s", {"stringData": {"token": "p4ss"}})))
+    assert not list(rules.plain_secrets(Resource(kind, "s", {"stringData": secret({"token": "p4ss"})})))
 
 
 @pytest.mark.parametrize(
