@@ -173,7 +173,7 @@ def test_a_grant_to_read_is_none_to_write() -> None:
 
 
 def test_a_grant_is_for_the_stacks_own_namespace() -> None:
-    target = workload(name=VHOST, **container(securityContext={"privileged": True}))
+    target = workload(name=VHOST, **container(name="vhost", securityContext={"privileged": True}))
     elsewhere = {**target.inputs, "metadata": {"name": VHOST, "namespace": "kube-system"}}
     unknown = {**target.inputs, "metadata": {"name": VHOST, "namespace": UNKNOWN}}
     (problem,) = rules.host_access(Resource(target.type, "web", elsewhere))
