@@ -124,7 +124,9 @@ def videos(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
             marker = json.loads(text) if status == "200" else None
         if not isinstance(marker, dict):
             what = f"{page}marker answers {status} {text[:60]!r}, not the marker of disk {i}"
-            yield Drift(what, mend=look(name))
+            # a machine that is there at least refuses; the cluster takes a minute to say that one has gone
+            silent = not status.isdigit() and "refused" not in status
+            yield Drift(what, f"{made['disks'][i]['node']}-vm" if silent else None, mend=look(name))
         elif marker.get("ordinal") != i:
             anew = f"kubectl -n {NAMESPACE} delete pod {name}: the next one mounts its own disk"
             yield Drift(f"pod {name} serves disk {marker.get('ordinal')}", mend=anew)

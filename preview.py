@@ -150,8 +150,9 @@ def tree(preview: Preview) -> Iterator[str]:
 
 
 def report(stack: str, preview: Preview, *, against: bool) -> str:
+    done = {**DONE, "update": "changed or replaced"} if against else DONE  # only the engine of a running stack knows
     counts = Counter(op for urn, (op, _, _) in preview.steps.items() if "::pulumi:pulumi:Stack::" not in urn)
-    parts = [f"{counts[op]} to be {DONE[op]}" for op in SIGNS if op != "same" and counts[op]]
+    parts = [f"{counts[op]} to be {done[op]}" for op in SIGNS if op != "same" and counts[op]]
     head = f"Preview of stack {stack}{', compared with the one before' if against else ''}: "
     head += ", ".join(parts) if parts else "nothing changes"
     sections = [[head], preview.notes, list(tree(preview))]

@@ -142,8 +142,9 @@ def last_words(pod: client.V1Pod) -> list[tuple[str, str]]:
     ]
 
 
-def app(pod: client.V1Pod) -> str | None:
-    return (pod.metadata.labels or {}).get("app")
+def is_video(pod: client.V1Pod) -> bool:
+    """One of the StatefulSet's, or named like one."""
+    return (pod.metadata.labels or {}).get("app") == VIDEO and pod.metadata.name.rpartition("-")[2].isdigit()
 
 
 def node_rows(made: dict[str, Any], nodes: list[client.V1Node]) -> list[list[str]]:
@@ -166,7 +167,7 @@ def pod_rows(pods: list[client.V1Pod]) -> list[list[str]]:
     return [["POD", "NODE", "READY", "RESTARTS", "STATE"]] + [
         [p.metadata.name, p.spec.node_name or "-", ready(p), str(restarts(p)), p.status.phase or "-"]
         for p in pods
-        if app(p) != VIDEO
+        if not is_video(p)
     ]
 
 
@@ -206,7 +207,7 @@ def main() -> int:
     except NO_ANSWER as error:
         wrong.append(f"the API server on {made['nodes']['master']} does not answer: {why(error)}")
     else:
-        if (count := sum(app(p) == VIDEO for p in pods)) != made["numinst"]:
+        if (count := sum(map(is_video, pods))) != made["numinst"]:
             wrong.append(f"{count} of {made['numinst']} video pods exist")
 
     about_nodes = node_rows(made, nodes)
@@ -216,13 +217,13 @@ def main() -> int:
         for name, message in last_words(pod):
             print(f"{pod.metadata.name}: {name} ended: {message}\n", file=sys.stderr)
     print(f"vhost backend: {made['vhost']['backend']}, because {made['vhost']['reason']}\n")
-    videos = [p for p in pods if app(p) == VIDEO]
+    videos = [p for p in pods if is_video(p)]
     instances = video_rows(made, videos, volumes, settled_usage(core, videos, wrong))
     print(table(instances))
 
     if wrong:
         print("", *wrong, sep="\n", file=sys.stderr)
-    targets = [p for p in pods if app(p) != VIDEO]
+    targets = [p for p in pods if not is_video(p)]
     well = (
         all(status == "Ready" for _, status, *_ in about_nodes[1:])
         and all(p.status.container_statuses and all(c.ready for c in p.status.container_statuses) for p in targets)

@@ -38,12 +38,18 @@ def _meanings() -> dict[str, dict[str, str]]:
     """Model -> field -> the docstring below it. pydantic reads them too, but at each import: a tenth of a second."""
     found: dict[str, dict[str, str]] = {}
     for model in ast.parse(Path(settings.__file__).read_text()).body:
-        for field, doc in pairwise(model.body if isinstance(model, ast.ClassDef) else ()):
+        if not isinstance(model, ast.ClassDef):
+            continue
+        bases = (found.get(base.id, {}) for base in model.bases if isinstance(base, ast.Name))
+        meanings = {name: meaning for base in bases for name, meaning in base.items()}
+        for field, doc in pairwise(model.body):
             match field, doc:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
-                    found.setdefault(cast(ast.ClassDef, model).name, {})[name] = meaning
+                    meanings[name] = meaning
                 case _:
                     pass
+        if meanings:
+            found[model.name] = meanings
     return found
 
 
@@ -164,15 +170,15 @@ schemas complete and check `Pulumi.*.yaml` by [config.schema.json](config.schema
 
 def page() -> str:
     """docs/config.md: a table for each model."""
-    sections = [PAGE]
-    for name, node in models()["properties"].items():
+    whole = models()["properties"]
+    plain = [_row(name, node, required=False) for name, node in whole.items() if not {"$ref", "oneOf"} & node.keys()]
+    sections = [PAGE, *_TABLE, *plain]
+    for name, node in whole.items():
         choices = [resolve(choice) for choice in node.get("oneOf", [node])]
         for model in choices:
             if "properties" in model:
                 kind = f" of kind {model['properties']['kind']['const']}" if len(choices) > 1 else ""
                 sections += [f"\n## {name}{kind}\n\n{model['description']}\n", *_TABLE, *_rows(f"{name}.", model)]
-            else:
-                sections += [*_TABLE, _row(name, model, required=False)]
     return "\n".join(sections) + "\n"
 
 

@@ -161,6 +161,11 @@ class SshHost(SshServer):
     """Where all others reach it: all nodes are in one network."""
     jump_host: SshServer | None = None
     """A machine to go through where there is no direct way."""
+
+
+class SshStorageHost(SshHost):
+    """One with a vhost target and the VM."""
+
     nic: Annotated[str, _text(r"^[\w.-]{0,15}$", "must be the name of a network card", "eth0")] = ""
     """Network card for the VM, or a bridge that has one; none: the card that carries the address."""
 
@@ -183,7 +188,7 @@ class Ssh(Model):
 
     kind: Literal["ssh"]
     master: SshHost
-    worker1: SshHost
+    worker1: SshStorageHost
     worker2: SshGuest
 
     @property
@@ -209,7 +214,7 @@ class Ssh(Model):
 
     def nic(self, host: str) -> str:
         """For the VM on `host`."""
-        return self.hosts[host].nic
+        return self.worker1.nic
 
     @property
     def storage(self) -> dict[str, list[str]]:

@@ -178,6 +178,17 @@ def test_pods_and_their_pages(cluster: FakeCluster, checked: Checked) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("answer", "steps"),
+    [("timed out", ["worker2-vm"]), ("No route to host", ["worker2-vm"]), ("Connection refused", [""])],
+)
+def test_a_vm_that_stopped_is_started_before_its_node_counts_as_gone(
+    cluster: FakeCluster, checked: Checked, monkeypatch: pytest.MonkeyPatch, answer: str, steps: list[str]
+) -> None:
+    monkeypatch.setattr(check, "fetch_all", lambda urls: [(answer, b"")] * len(urls))
+    assert checked("--steps")[:2] == (1, steps)
+
+
 def test_a_pod_too_many_goes_with_the_stateful_sets_change(cluster: FakeCluster, checked: Checked) -> None:
     extra = pod(f"{VIDEO}-2", VIDEO, "worker2")
     extra.metadata.owner_references = [

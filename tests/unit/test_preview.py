@@ -115,7 +115,7 @@ def test_against_a_kept_preview_only_the_difference_is_left() -> None:
     after.against(before.kept())
     shown = report("dev", after, against=True)
     assert shown.startswith(
-        "Preview of stack dev, compared with the one before: 1 to be created, 1 to be changed, 1 to"
+        "Preview of stack dev, compared with the one before: 1 to be created, 1 to be changed or replaced, 1 to"
     )
     assert [line[:3] for line in shown.splitlines()[2:6]] == ["~ b", "   ", "- c", "+ d"]
 

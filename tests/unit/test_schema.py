@@ -138,5 +138,8 @@ def test_every_key_is_on_the_page_with_its_meaning() -> None:
     page = (schema.DOCS / "config.md").read_text()
     meaning = dict(re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", page, re.MULTILINE))
     for name in ("registry", "cluster", "vhost", "vm", "video"):
-        for key in schema.at([name])["properties"]:
-            assert meaning[f"{name}.{key}"], f"{name}.{key} has no docstring"
+        assert all(f"{name}.{key}" in meaning for key in schema.at([name])["properties"])
+    assert "machines.worker1.jumpHost.hostKey" in meaning
+    assert not [key for key, words in meaning.items() if not words and not key.endswith(".kind")], "has no docstring"
+    tables = page.split("\n\n")
+    assert all(table.count("| key | default |") <= 1 for table in tables), "a table's head in the middle of a table"

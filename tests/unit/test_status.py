@@ -52,6 +52,14 @@ def test_a_stack_that_is_well(cluster: FakeCluster, shown: Show) -> None:
     assert "vhost backend: qemu-storage-daemon, because it is configured\n" in out
 
 
+def test_a_pod_that_only_looks_like_a_video_is_shown_as_another(cluster: FakeCluster, shown: Show) -> None:
+    cluster.pods.append(pod(f"{VIDEO}-x", VIDEO, "worker2"))
+    code, rows, _, _ = shown()
+    assert code == 0
+    assert rows[f"{VIDEO}-x"][:3] == [f"{VIDEO}-x", "worker2", "1/1"]
+    assert rows["0"] == ROW_OF_0
+
+
 def test_the_vm_is_stopped(cluster: FakeCluster, shown: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "fetch", lambda _: ("No route to host", b""))
     cluster.nodes["worker2"] = node("worker2", ready=False)
