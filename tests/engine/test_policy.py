@@ -102,7 +102,7 @@ def test_what_breaks_a_policy_is_stopped(bad: Path, command: list[str]) -> None:
     assert "[mandatory]" in shown
     if command[0] == "preview":
         for problem in (
-            "Deployment web has no grant for hostNetwork (pod)",
+            "Deployment default/web has no grant for hostNetwork (pod)",
             "container web: nginx:1.27 is not from this stack's registry (it has pushed to none)",
             "container web: nginx:1.27 can change; mend: name it by digest",
             "connection has no hostKey: whoever answers would be trusted",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from components.pins import PINS
 from tests.unit.recorder import Registered, of_count, of_type, run_program
@@ -29,6 +31,13 @@ def test_every_remote_step_names_a_host_key_and_a_time_limit(program: tuple[int,
     for step in steps:
         assert "timeout -k 10 " in step.inputs["create"], step.name
         assert step.inputs["connection"]["hostKey"], step.name
+
+
+@pytest.mark.parametrize("name", ["Pulumi.yaml", "policy/PulumiPolicy.yaml"])
+def test_a_released_language_host_finds_its_tools(name: str) -> None:
+    """With toolchain uv, or none named and a uv.lock at hand, it ends where uv is not on PATH; a set-up's is not."""
+    options = yaml.safe_load((Path(__file__).parents[2] / name).read_text())["runtime"]["options"]
+    assert options["toolchain"] == "pip"
 
 
 def test_one_more_instance_only_adds() -> None:
