@@ -85,6 +85,7 @@ class Registry(pulumi.ComponentResource):
             delete=pulumi.Output.concat(f"{STEP} down ", self.address),
             environment=here("engine_trust"),
             stdin=ca,
+            triggers=[self.address],  # the folder of an earlier one goes
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[service]),

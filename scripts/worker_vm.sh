@@ -36,13 +36,16 @@ step() {
 }
 
 bridge() {
-  local nic
+  local nic now file=/etc/systemd/system/$unit-bridge.service
   nic=$(card)
   [ -n "$nic" ] || fail "no card of $(hostname) carries $HOST_ADDRESS; mend: pulumi config set --path machines.worker1.nic with the card's name"
+  # the undo of one card's bridge would give its addresses to the other
+  now=$(sed -n 's/^ExecStart=.* up [^ ]* \([^ ]*\) [^ ]*$/\1/p' "$file" 2>/dev/null) || now=
+  [ "${now:-$nic}" = "$nic" ] || fail "the VM is connected to $now of $(hostname), which cannot change while it is there; mend: pulumi config set --path machines.worker1.nic $now, or make down first"
   # a bridge of the host's own is used as it is
   if [ -d "/sys/class/net/$nic/bridge" ]; then BRIDGE=$nic; fi
   write 0755 "$lib/bridge" <<<"$BRIDGE_SCRIPT" || true
-  write 0644 "/etc/systemd/system/$unit-bridge.service" <<EOF && systemctl daemon-reload
+  write 0644 "$file" <<EOF && systemctl daemon-reload
 [Unit]
 Description=Bridge and tap of the worker VM
 # the card must have its address before the bridge can take it over

@@ -208,6 +208,16 @@ def test_a_changed_value_is_followed_and_only_it(machine: Machine, node: dict[st
     machine.step("node", "down", **node)
 
 
+def test_the_login_to_a_registry_that_moved_is_not_left_behind(machine: Machine, node: dict[str, str]) -> None:
+    logins = ("bash", "-c", "ls /etc/containerd/certs.d")
+    machine.step("node", "up", **node)
+    assert machine.run(*logins) == f"{REGISTRY}\n"
+    with pytest.raises(AssertionError, match="localhost:5000"):  # not one that its own bundle is in
+        machine.step("node", "up", **{**node, "REGISTRY": "localhost:5000", "BUNDLE": "localhost:5000/none:1"})
+    assert machine.run(*logins) == "localhost:5000\n"
+    machine.step("node", "down", **{**node, "REGISTRY": "localhost:5000"})
+
+
 NOTES, OWNERS = "/var/lib/spdk-k8s", "/etc/containerd/config.toml"
 CONFIG = 'version = 2 # mine\n[plugins."io.containerd.internal.v1.opt"]\n  path = "/var/lib/containerd"\n'
 OWNERS_FOLDERS = "/etc/containerd /opt/cni/bin /opt/tools /var/lib/cni/networks/mine /var/lib/cni/results"
@@ -541,6 +551,19 @@ def test_a_vm_that_failed_is_undone_though_its_host_is_no_node_any_more(
     given_back.step("node", "down", undo="throwaway-node", **node)
     assert "br0" in given_back.run("ip", "-4", "addr", "show", "to", "192.0.2.12")
     given_back.step("ready", "down", undo="throwaway-ready")
+
+
+@pytest.mark.usefixtures("card")
+def test_the_card_of_a_vm_cannot_change_under_it(machine: Machine) -> None:
+    before = machine.state()
+    with pytest.raises(AssertionError, match="connection refused"):
+        machine.step("worker_vm", "up", **VM)
+    first = machine.state()
+    with pytest.raises(AssertionError, match=r"connected to nic0 of .* config set --path machines\.worker1\.nic nic0"):
+        machine.step("worker_vm", "up", **{**VM, "NIC": "lo"})
+    assert changes(first, machine.state()) == []
+    machine.step("worker_vm", "down", **VM)
+    assert changes(before, machine.state()) == []
 
 
 NEVER_RAN = {
