@@ -42,8 +42,7 @@ registry_access() {
   local dir=$certs/$REGISTRY earlier
   earlier=$(cat "$STATE/registry" 2>/dev/null) || earlier=$REGISTRY
   [ "$earlier" = "$REGISTRY" ] || rm -rf "${certs:?}/$earlier" # the login there is not left behind
-  install -d "$STATE"
-  printf '%s\n' "$REGISTRY" >"$STATE/registry"
+  write 0644 "$STATE/registry" <<<"$REGISTRY" || true
   [ -z "${REGISTRY_CA:-}" ] || write 0644 "$dir/ca.crt" <<<"$REGISTRY_CA" || true
   write 0600 "$dir/hosts.toml" <<<"$REGISTRY_HOSTS" || true
   local answer url

@@ -15,7 +15,7 @@ step() {
   fi
   packages qemu-system-x86 virtiofsd socat
   install -d -m 0700 "$vm" "$vm/seed"
-  exec 8>"$STATE/worker_vm.lock" # the VMs of one host share its container images and media
+  exec 8>>"$STATE/worker_vm.lock" # the VMs of one host share its container images and media
   flock -w 300 8 || fail "another VM's set-up on $(hostname) takes over 300 s"
   trap wait EXIT # a step that fails ends when all that it began has ended
   bridge

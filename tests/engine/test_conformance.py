@@ -758,8 +758,8 @@ def test_objects_live(objects: Engine, cluster: Cluster) -> None:
     }
     over = {"data": {"k": "w"}, "service": "other", "path": "/dev/b"}
     changed = objects.up(example(cluster, **over))
-    assert changed.steps == {"map": UPDATE, "set": DELETE_FIRST, "volume": DELETE_FIRST}
     assert changed.errors == ""
+    assert changed.steps == {"map": UPDATE, "set": DELETE_FIRST, "volume": DELETE_FIRST}
     assert cluster.kubectl("get", "configmap", "map", "-n", NAME, "-o", "jsonpath={.data.k}") == "w"
     assert objects.up(example(cluster, **over)).steps == {}
     renamed = objects.up(example(cluster, **over, map_name="other"))
