@@ -331,6 +331,21 @@ def test_up_after_a_kill_then_down_twice_leaves_nothing(checkout: Path) -> None:
     assert (sorted(p.name for p in checkout.iterdir()), (checkout / "Pulumi.dev.yaml").read_text()) == before
 
 
+def test_down_without_the_cache_gets_its_tools_again(checkout: Path) -> None:
+    """It must not say that nothing is up where all of it runs on."""
+    (checkout / "go").touch()
+    finished(stack(checkout, "up", "dev"))
+    kept = checkout.parent / "cache" / f"pulumi-{PINS['PULUMI']}"
+    cli = kept.readlink()
+    kept.unlink()
+    Tree.program(checkout / "setup/setup", f'echo "set-up $*"; ln -s {cli} {kept}')
+    path = [folder for folder in os.environ["PATH"].split(":") if not Path(folder, "pulumi").exists()]
+    said = finished(stack(checkout, "down", "dev", PATH=":".join(path)))
+    assert "set-up --tools" in said
+    assert "Stack 'dev' has been removed" in said
+    assert not (checkout / ".state").exists()
+
+
 DRIFTED = """
 import pulumi
 import pulumi_command.local as local
