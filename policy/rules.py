@@ -79,6 +79,11 @@ def containers(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from pod.get(group) or ()
 
 
+def repository(image: str) -> str:
+    """An image's name without its tag or digest."""
+    return re.sub(r"(@[^/]*|:[^/]*)$", "", image)
+
+
 class Images:
     """Pods' images come from the registries that this stack pushes to, which it does before any pod asks for one; an
     engine's containers are of images that this stack built."""
@@ -91,12 +96,12 @@ class Images:
         properties = resource.properties
         if resource.type == "docker:index/image:Image":
             names = {name for name in [properties.get("imageName")] if name}
-            self.built |= names
+            self.built |= {repository(name) for name in names}
             if not properties.get("skipPush"):
                 self.registries |= {name.partition("/")[0] for name in names}
         if resource.type == "docker:index/container:Container":
             image = properties.get("image")
-            if image and image not in self.built:
+            if image and repository(image) not in self.built:  # a machine keeps the build that it was made of
                 yield f"{image} is not built by this stack; mend: use the image_name of a docker.Image"
         if resource.type.startswith("kubernetes:"):
             for pod in pods(properties):

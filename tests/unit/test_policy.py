@@ -198,7 +198,9 @@ def test_an_engines_container_is_of_an_image_that_the_stack_built(images: rules.
         return "".join(images(Resource("docker:index/container:Container", "c", {"image": image})))
 
     assert not found(f"{REGISTRY}/web:0123")
+    assert not found(f"{REGISTRY}/web:of-an-earlier-checkout"), "the machine is not replaced for a new one"
     assert not found(UNKNOWN)
+    assert f"{REGISTRY}/other:0123 is not built" in found(f"{REGISTRY}/other:0123")
     assert "nginx:latest is not built by this stack" in found("nginx:latest")
 
 
