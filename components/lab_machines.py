@@ -44,7 +44,7 @@ class LabMachines(pulumi.ComponentResource):
         hostKey="ssh-ed25519 AAAA",
         privateKey=None,  # an SSH agent's
     )
-    needs = {"ADDRESS": "192.0.2.11", "REGISTRY": "192.0.2.11:443", "PORTS": "443", "CPUS": "2"}
+    needs = {"ADDRESS": "192.0.2.11", "REGISTRY": "192.0.2.11:5000", "PORTS": "5000", "CPUS": "2"}
     machines = LabMachines(
         "lab",
         LabMachinesArgs(

@@ -33,7 +33,7 @@ class Registry(pulumi.ComponentResource):
     ```python
     import pulumi
 
-    from components.hosts import STEP, Host, here
+    from components.hosts import Host
     from components.registry import Registry, RegistryArgs
 
     key = pulumi.Config().require_secret("key")

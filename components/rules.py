@@ -119,10 +119,8 @@ def _networks(s: Settings) -> Iterator[Problem]:
 
 def _reached(machines: Ssh) -> Iterator[tuple[str, IPv4Address]]:
     """Key -> address of whatever must stay reachable beside the cluster's own networks."""
-    for name, host in machines.hosts.items():
-        yield f"machines.{name}.address", host.address
-        if host.jump_host:
-            yield f"machines.{name}.jumpHost.address", host.jump_host.address
+    for key, server in machines.servers.items():
+        yield f"{key}.address", server.address
     for i, nameserver in enumerate(machines.worker2.nameservers):
         yield f"machines.worker2.nameservers[{i}]", nameserver
 
@@ -143,13 +141,12 @@ def _servers(machines: Ssh) -> Iterator[Problem]:
 
 
 def _private_keys(machines: Ssh, *, preview: bool, secret: bool) -> Iterator[Problem]:
-    for name, host in machines.hosts.items():
-        for at, server in ((name, host), (f"{name}.jumpHost", host.jump_host)):
-            key = f"machines.{at}.privateKey"
-            if server and not server.private_key and not preview:
-                yield Problem(key, None, "is required, except in a preview", put(key, ""))
-            elif server and server.private_key and not secret:
-                yield Problem(key, None, "is in the stack's file in plain text, and must be a secret", put(key, ""))
+    for at, server in machines.servers.items():
+        key = f"{at}.privateKey"
+        if not server.private_key and not preview:
+            yield Problem(key, None, "is required, except in a preview", put(key, ""))
+        elif server.private_key and not secret:
+            yield Problem(key, None, "is in the stack's file in plain text, and must be a secret", put(key, ""))
 
 
 def _prefix(addresses: int) -> int:

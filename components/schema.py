@@ -40,16 +40,16 @@ def _meanings() -> dict[str, dict[str, str]]:
     for model in ast.parse(Path(settings.__file__).read_text()).body:
         if not isinstance(model, ast.ClassDef):
             continue
-        bases = (found.get(base.id, {}) for base in model.bases if isinstance(base, ast.Name))
-        meanings = {name: meaning for base in bases for name, meaning in base.items()}
+        meanings: dict[str, str] = {}
+        for base in model.bases:
+            meanings |= found.get(base.id, {}) if isinstance(base, ast.Name) else {}
         for field, doc in pairwise(model.body):
             match field, doc:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
                     meanings[name] = meaning
                 case _:
                     pass
-        if meanings:
-            found[model.name] = meanings
+        found[model.name] = meanings
     return found
 
 

@@ -201,6 +201,16 @@ class Ssh(Model):
         return {"master": self.master, "worker1": self.worker1}
 
     @property
+    def servers(self) -> dict[str, SshServer]:
+        """Key -> each one to log in to, jump hosts among them."""
+        found: dict[str, SshServer] = {}
+        for name, host in self.hosts.items():
+            found[f"machines.{name}"] = host
+            if host.jump_host:
+                found[f"machines.{name}.jumpHost"] = host.jump_host
+        return found
+
+    @property
     def gateway(self) -> IPv4Address:
         return self.worker2.gateway
 

@@ -132,8 +132,8 @@ class Grant(NamedTuple):
     why: str
 
 
-# All that the design allows; nobody else, and nothing in another namespace, gets any of it.
 NAMESPACE = "spdk-k8s"
+# All that the design allows; nobody else, and nothing in another namespace, gets any of it.
 GRANTS = (
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/tmp",), "its sockets, which QEMU opens"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/lib/spdk-k8s/disks", "/mnt", "/srv"), "vhost.files"),
