@@ -59,12 +59,18 @@ class Target:
     def spdk(self) -> bool:
         return self.image.endswith("spdk")
 
-    def start(self, disks: Disks, *options: str, run: Path | None = None) -> None:
+    def configure(self, disks: Disks) -> None:
+        """Changes each file at once, as kubelet does: what reads it meanwhile sees the old one or the new one, whole."""
         config = self.folder / "config"
-        for made in ("config", "sockets", "disks"):
+        config.mkdir(exist_ok=True)
+        for name, text in {"spdk.json": spdk_config(disks), "vhost.json": vhost_config(disks)}.items():
+            (config / f"{name}.new").write_text(text)
+            (config / f"{name}.new").replace(config / name)
+
+    def start(self, disks: Disks, *options: str, run: Path | None = None) -> None:
+        self.configure(disks)
+        for made in ("sockets", "disks"):
             (self.folder / made).mkdir(exist_ok=True)
-        (config / "vhost.json").write_text(vhost_config(disks))
-        (config / "spdk.json").write_text(spdk_config(disks))
         arguments = spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=False, pci=False) if self.spdk else []
         volumes = {"config": "/etc/vhost:ro", "sockets": "/var/tmp", "disks": "/disks"}
         started = docker(
@@ -132,8 +138,7 @@ def test_disks_are_added_and_removed_while_it_runs(target: Target) -> None:
     target.wait_ready()
     more = replace(DISKS, ordinals=range(5))
     for disks in (more, DISKS):
-        (target.folder / "config/spdk.json").write_text(spdk_config(disks))
-        (target.folder / "config/vhost.json").write_text(vhost_config(disks))
+        target.configure(disks)
         listed = [f"vhost.{i} unused" for i in disks.ordinals]
         target.wait(
             f"{listed}", lambda listed=listed: sorted(target.run("probe", "list").stdout.splitlines()) == listed
@@ -152,8 +157,7 @@ def test_a_file_outlives_its_disk(target: Target) -> None:
         writing.write(b"somebody's data")
     for ordinals in (range(2), range(3)):
         served = replace(disks, ordinals=ordinals)
-        (target.folder / "config/spdk.json").write_text(spdk_config(served))
-        (target.folder / "config/vhost.json").write_text(vhost_config(served))
+        target.configure(served)
         listed = [f"vhost.{i} unused" for i in ordinals]
         target.wait(
             f"{listed}", lambda listed=listed: sorted(target.run("probe", "list").stdout.splitlines()) == listed
@@ -276,8 +280,7 @@ def test_block_devices_are_served_and_more_of_them_while_it_runs(target: Target,
         beside.start(disks, "--entrypoint=/usr/local/bin/reconcile", run=run)
         target.wait_ready()
         more = replace(disks, ordinals=range(3))
-        (target.folder / "config/spdk.json").write_text(spdk_config(more))
-        (target.folder / "config/vhost.json").write_text(vhost_config(more))
+        target.configure(more)
         target.wait_ready()
         for i in range(3):
             with socket.socket(socket.AF_UNIX) as client:
