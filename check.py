@@ -41,7 +41,7 @@ def nodes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
     found = {node.metadata.name: node for node in core.list_node(_request_timeout=TIMEOUT).items}
     for name in made["nodes"]:
         machine = [f"{name}-vm"] if name in made["vms"] else []
-        joined = [CONTROL_PLANE] if name == "master" else [f"{name}-join", f"{name}-ready"]
+        joined = [CONTROL_PLANE] if name == "master" else [f"cluster-{name}-join", f"cluster-{name}-ready"]
         again = " ".join(machine + joined)
         if name not in found:
             yield Drift(f"node {name} is not in the cluster", again)

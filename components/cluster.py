@@ -98,7 +98,7 @@ class Cluster(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Cluster", name, None, opts)
-        self._args = args
+        self._name, self._args = name, args
         self._reserved: list[pulumi.Resource] = []
         master, images, versions = args.master, args.images, args.versions
 
@@ -175,7 +175,7 @@ class Cluster(pulumi.ComponentResource):
         taken: list[pulumi.Resource] = []
         if hugepages:
             reserved = host.run(
-                f"{host.name}-hugepages",
+                f"{self._name}-{host.name}-hugepages",
                 "hugepages",
                 {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())},
                 parent=self,
@@ -186,11 +186,11 @@ class Cluster(pulumi.ComponentResource):
             taken.append(reserved)
         if devices:
             values = {"BDEV": bdev, "DEVICES": " ".join(devices), "MIB": str(disk_mib)}
-            taken.append(host.run(f"{host.name}-devices", "devices", values, parent=self, undo="always"))
+            taken.append(host.run(f"{self._name}-{host.name}-devices", "devices", values, parent=self, undo="always"))
         nodes = self._args.nodes
         number = list(nodes).index(host.name)
         return host.run(
-            f"{host.name}-node",
+            f"{self._name}-{host.name}-node",
             "node",
             {
                 **self._args.registry_values,
@@ -209,7 +209,7 @@ class Cluster(pulumi.ComponentResource):
     def join(self, host: Host, prepared: pulumi.Resource) -> pulumi.Resource:
         """Make `host` a node, labelled type1=NAME; done when it is Ready."""
         joined = host.run(
-            f"{host.name}-join",
+            f"{self._name}-{host.name}-join",
             "join",
             {
                 "NODE": host.name,
@@ -227,7 +227,7 @@ class Cluster(pulumi.ComponentResource):
             depends_on=[prepared],
         )
         return self._args.master.run(
-            f"{host.name}-ready",
+            f"{self._name}-{host.name}-ready",
             "node_ready",
             {"NODE": host.name, "LABELS": f"type1={host.name} node-role.kubernetes.io/worker="},
             parent=self,

@@ -84,9 +84,9 @@ class DevMachines(pulumi.ComponentResource):
         )
         self.hosts = {}
         for machine, address in args.containers.items():
-            volume = docker.Volume(f"{machine}-var", name=f"{project}-{machine}-var", opts=child)
+            volume = docker.Volume(f"{name}-{machine}-var", name=f"{project}-{machine}-var", opts=child)
             container = docker.Container(
-                machine,
+                f"{name}-{machine}",
                 name=f"{project}-{machine}",
                 hostname=machine,
                 image=image.image_name,
@@ -120,5 +120,5 @@ class DevMachines(pulumi.ComponentResource):
                 ),
             )
             host = self.keys.host(machine, str(address), deleted_with=container, after=[container])
-            self.hosts[machine] = host.gated(parent=self)
+            self.hosts[machine] = host.gated(f"{name}-{machine}-ready", parent=self)
         self.register_outputs({"hosts": {name: host.address for name, host in self.hosts.items()}})

@@ -120,10 +120,10 @@ class Host:
             ),
         )
 
-    def gated(self, *, parent: pulumi.Resource) -> Host:
+    def gated(self, name: str, *, parent: pulumi.Resource) -> Host:
         """This machine with a gate before every later step: it has booted, and is this stack's from then on."""
         owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
-        ready = self.run(f"{self.name}-ready", "ready", {"OWNER": owner}, parent=parent)
+        ready = self.run(name, "ready", {"OWNER": owner}, parent=parent)
         shown = pulumi.Output.unsecret(ready.stdout)
         return replace(self, after=[ready], in_container=shown.apply(lambda kind: kind == "container"))
 

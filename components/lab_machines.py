@@ -61,12 +61,12 @@ class LabMachines(pulumi.ComponentResource):
         super().__init__("spdk-k8s:index:LabMachines", name, None, opts)
         owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
         reached = {
-            machine: replace(_host(machine, how), after=self._reach(machine, how))
+            machine: replace(_host(machine, how), after=self._reach(f"{name}-{machine}", machine, how))
             for machine, how in args.hosts.items()
         }
         checked = [
             host.run(
-                f"{machine}-preflight",
+                f"{name}-{machine}-preflight",
                 "preflight",
                 {**args.needs[machine], "OWNER": owner},
                 parent=self,
@@ -78,16 +78,16 @@ class LabMachines(pulumi.ComponentResource):
         ]
         self.keys = Keys(name, args.guests, parent=self, depends_on=checked)
         self.hosts = {
-            machine: replace(host, after=checked, dial_attempts=DIALS).gated(parent=self)
+            machine: replace(host, after=checked, dial_attempts=DIALS).gated(f"{name}-{machine}-ready", parent=self)
             for machine, host in reached.items()
         }
         self.register_outputs({"hosts": {machine: host.address for machine, host in self.hosts.items()}})
 
-    def _reach(self, machine: str, how: SshHost) -> list[pulumi.Resource]:
+    def _reach(self, prefix: str, machine: str, how: SshHost) -> list[pulumi.Resource]:
         """Each server on the way answers, and is the one that is meant: said better than a failed login does."""
         key, jump = f"machines.{machine}", how.jump_host
         first = local.Command(
-            f"{machine}-reach",
+            f"{prefix}-reach",
             create="exec bash -s up",
             stdin=script("reach", _look(f"{key}.jumpHost", jump) if jump else _look(key, how)),
             logging=local.Logging.STDERR,
@@ -97,7 +97,7 @@ class LabMachines(pulumi.ComponentResource):
         if not jump:
             return [first]
         behind = replace(_host(f"{machine}-jump", jump), after=[first]).run(
-            f"{machine}-behind", "reach", _look(key, how), parent=self, timeout=60, undo="never", looks_only=True
+            f"{prefix}-behind", "reach", _look(key, how), parent=self, timeout=60, undo="never", looks_only=True
         )
         return [first, behind]
 

@@ -104,7 +104,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str
 
 # Where a Ctrl-C hits: as images are on their way, as the first machine has joined, as the VM has. What is under way at
 # a Ctrl-C is still finished, so each is two steps after whatever can be under way at the one before.
-INTERRUPTIONS = ("registry-trust created", "worker1-join created", "worker2-join created")
+INTERRUPTIONS = ("registry-trust created", "cluster-worker1-join created", "cluster-worker2-join created")
 
 
 def interrupted_up(stack: Stack, after: str) -> None:

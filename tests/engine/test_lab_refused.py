@@ -255,7 +255,13 @@ def test_the_lab_stack_of_a_clean_clone_previews_and_up_asks_for_keys(tmp_path: 
     try:
         made.config_file.write_text((ROOT / "Pulumi.lab.yaml").read_text())
         output = made.run("preview")
-        for resource in ("LabMachines", "master-preflight", "worker1-hugepages", "worker2-disk-23", "video-disk-23"):
+        for resource in (
+            "LabMachines",
+            "lab-master-preflight",
+            "cluster-worker1-hugepages",
+            "worker2-disk-23",
+            "video-disk-23",
+        ):
             assert resource in output
         code, output = made.try_run("up", "--yes", "--skip-preview", timeout=120)
         output = re.sub(r"\s+", " ", output)

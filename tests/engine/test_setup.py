@@ -350,14 +350,14 @@ DRIFTED = """
 import pulumi
 import pulumi_command.local as local
 master = local.Command("cluster-control-plane", create="true", update="echo control plane >>log", dir="{root}")
-for name in ("worker1-join", "worker1-ready"):
+for name in ("cluster-worker1-join", "cluster-worker1-ready"):
     local.Command(name, create="true", update="echo worker1 >>log", dir="{root}",
                   opts=pulumi.ResourceOptions(depends_on=[master]))
 pulumi.export("numinst", 1)
 """
 CHECK = """
 import json, os, pathlib, subprocess, sys
-steps = {"": "cluster-control-plane\\nworker1-join", "control plane": "worker1-join"}
+steps = {"": "cluster-control-plane\\ncluster-worker1-join", "control plane": "cluster-worker1-join"}
 log = pathlib.Path("log").read_text() if pathlib.Path("log").exists() else ""
 print("check", repr(log), file=sys.stderr)
 state = json.loads(subprocess.check_output(["pulumi", "stack", "export", "-s", os.environ["PULUMI_STACK"]]))

@@ -60,7 +60,7 @@ class Target:
         return self.image.endswith("spdk")
 
     def configure(self, disks: Disks) -> None:
-        """Changes each file at once, as kubelet does: what reads it meanwhile sees the old one or the new one, whole."""
+        """Changes each file at once, as kubelet does: what reads one meanwhile sees the old or the new, whole."""
         config = self.folder / "config"
         config.mkdir(exist_ok=True)
         for name, text in {"spdk.json": spdk_config(disks), "vhost.json": vhost_config(disks)}.items():

@@ -89,6 +89,13 @@ def test_everything_is_part_of_a_component(graph: Graph) -> None:
     assert loose == {"engine", "namespace"}
 
 
+def test_children_are_named_after_their_component(graph: Graph) -> None:
+    """So that a program can have two of a component."""
+    for path, resource in graph.items():
+        component, inside, _ = path.rpartition("/")
+        assert not inside or f"{resource.name}-".startswith(f"{graph[component].name}-"), path
+
+
 def test_no_resource_has_a_default_provider_of_docker_or_kubernetes(graph: Graph) -> None:
     for resource in graph.values():
         package = resource.typ.partition(":")[0]
@@ -101,7 +108,9 @@ def test_every_step_waits_for_its_machine_to_answer(graph: Graph) -> None:
     for step in of_type(graph, STEP):
         if (host := host_of(graph, step)) == "jump host":
             continue  # which is only looked from
-        gate = f"{host}/{host}-answers" if f"{host}/{host}-answers" in graph else f"{machines(graph)}/{host}-ready"
+        gate = f"{host}/{host}-answers"  # of a VM
+        if gate not in graph:
+            gate = f"{machines(graph)}/{machines(graph)}-{host}-ready"
         before = waits_for(graph, step.path)
         assert gate in {step.path, *before} or step.path in waits_for(graph, gate), step.path
 
@@ -113,23 +122,25 @@ def machines(graph: Graph) -> str:
 
 def test_nothing_is_changed_on_a_server_before_all_of_them_may_serve() -> None:
     graph = run_program(**LAYOUTS["lab"])
-    checks = {f"lab/{name}-preflight" for name in ("master", "worker1")}
+    checks = {f"lab/lab-{name}-preflight" for name in ("master", "worker1")}
     for name in ("master", "worker1"):
-        assert f"lab/{name}-reach" in waits_for(graph, f"lab/{name}-preflight"), "no login before the host key is seen"
-        assert checks <= waits_for(graph, f"lab/{name}-ready")
+        assert f"lab/lab-{name}-reach" in waits_for(graph, f"lab/lab-{name}-preflight"), (
+            "no login before the host key is seen"
+        )
+        assert checks <= waits_for(graph, f"lab/lab-{name}-ready")
 
 
 def test_the_order_from_bare_machines_to_videos(graph: Graph) -> None:
     first_to_last = [
-        f"{machines(graph)}/{'dev' if 'dev' in graph else 'master'}-preflight",
-        f"{machines(graph)}/master-ready",
+        f"{machines(graph)}/{'dev' if 'dev' in graph else 'lab-master'}-preflight",
+        f"{machines(graph)}/{machines(graph)}-master-ready",
         "registry/registry",
         "registry/registry-trust",
         "images/images-node-bundle",
-        "cluster/master-node",
+        "cluster/cluster-master-node",
         "cluster/cluster-control-plane",
-        "cluster/worker1-join",
-        "cluster/worker1-ready",
+        "cluster/cluster-worker1-join",
+        "cluster/cluster-worker1-ready",
         "vhost/vhost",
         "worker2/worker2-disk-0",
         "video/video-disk-0",
@@ -139,7 +150,7 @@ def test_the_order_from_bare_machines_to_videos(graph: Graph) -> None:
         assert before in waits_for(graph, after), f"{after} does not wait for {before}"
     all_there = waits_for(graph, "video/video")
     vms = [r.name for r in of_type(graph, "spdk-k8s:index:WorkerVm")]
-    assert {f"cluster/{vm}-ready" for vm in vms} <= all_there
+    assert {f"cluster/cluster-{vm}-ready" for vm in vms} <= all_there
     volumes = of_type(graph, "kubernetes:core/v1:PersistentVolume")
     assert {v.path for v in volumes} <= all_there
 
@@ -147,17 +158,19 @@ def test_the_order_from_bare_machines_to_videos(graph: Graph) -> None:
 def test_the_vm_boots_while_the_cluster_is_made(graph: Graph) -> None:
     """The longest wait of all is the guest's boot: nothing of the cluster stands before it."""
     before = waits_for(graph, "worker2/worker2-answers")
-    assert "cluster/worker1-node" in before
+    assert "cluster/cluster-worker1-node" in before
     assert not {"cluster/cluster-control-plane", "vhost/vhost"} & before
 
 
 def test_hugepages_and_devices_come_first() -> None:
     """And go last: a device that a target still holds cannot be given back, so the node is reset before."""
     pages, devices = (run_program(**LAYOUTS[name]) for name in ("spdk on hugepages", "devices, plain HTTP"))
-    assert "cluster/worker1-hugepages" in waits_for(pages, "cluster/worker1-node")
-    assert "cluster/worker1-devices" in waits_for(devices, "cluster/worker1-join") & waits_for(devices, "vhost/vhost")
+    assert "cluster/cluster-worker1-hugepages" in waits_for(pages, "cluster/cluster-worker1-node")
+    assert "cluster/cluster-worker1-devices" in waits_for(devices, "cluster/cluster-worker1-join") & waits_for(
+        devices, "vhost/vhost"
+    )
     # reconcile would serve unchecked ones
-    assert "cluster/worker1-devices" in waits_for(devices, "vhost/vhost-config")
+    assert "cluster/cluster-worker1-devices" in waits_for(devices, "vhost/vhost-config")
 
 
 def mounts(container: dict[str, Any]) -> dict[str, str]:
@@ -173,7 +186,7 @@ def test_only_the_target_has_the_devices() -> None:
     assert target["securityContext"]["privileged"]
     assert "privileged" not in reconcile["securityContext"]
     assert reconcile["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert "MIB=128\n" in graph["cluster/worker1-devices"].inputs["stdin"]
+    assert "MIB=128\n" in graph["cluster/cluster-worker1-devices"].inputs["stdin"]
 
 
 def test_messages_name_the_vm_and_target_that_they_are_of() -> None:
@@ -233,7 +246,7 @@ def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
         elif step.name.endswith(("-hugepages", "-devices")):
             assert step.deleted_with == "", "a container's are those of the machine below it"
         else:
-            assert step.deleted_with == f"dev/{carrier.get(host, host)}", step.path
+            assert step.deleted_with == f"dev/dev-{carrier.get(host, host)}", step.path
 
 
 def vms_and_hosts(graph: Graph) -> Iterator[tuple[str, str]]:
@@ -291,10 +304,10 @@ def test_secrets_are_encrypted_wherever_they_go(graph: Graph) -> None:
 def test_where_secrets_go(graph: Graph) -> None:
     """So that the test above has something to find."""
     carries = {r.path: {k for k, v in r.inputs.items() if secrets_in(v)} for r in graph.values()}
-    assert carries.get("dev/master", {"uploads"}) == {"uploads"}
+    assert carries.get("dev/dev-master", {"uploads"}) == {"uploads"}
     assert carries["worker2/worker2-vm"] == {"connection", "stdin"}
-    assert carries["cluster/worker1-node"] == {"connection", "stdin"}
-    assert carries["cluster/worker1-join"] == {"connection", "stdin"}
+    assert carries["cluster/cluster-worker1-node"] == {"connection", "stdin"}
+    assert carries["cluster/cluster-worker1-join"] == {"connection", "stdin"}
     assert carries["cluster/cluster-provider"] == {"kubeconfig"}
     assert carries["images/images-app-vs-p2"] == {"registry"}
     (stack,) = of_type(graph, STACK)

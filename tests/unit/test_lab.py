@@ -166,7 +166,10 @@ def lab() -> dict[str, Registered]:
 
 
 def test_servers_get_the_same_steps_as_containers(lab: dict[str, Registered]) -> None:
-    of_lab, of_dev = ({r.name for r in of_type(of, STEP)} for of in (lab, run_program(vhost=TARGET)))
+    of_lab, of_dev = (
+        {r.name.removeprefix(f"{where}-") for r in of_type(of, STEP)}
+        for where, of in (("lab", lab), ("dev", run_program(vhost=TARGET)))
+    )
     assert of_lab - of_dev == {"master-preflight", "worker1-preflight", "worker1-behind"}
     assert not of_dev - of_lab
     assert not of_type(lab, "docker:index/container:Container")
@@ -192,15 +195,15 @@ def test_a_server_keeps_what_undoes_a_step_and_no_secret_with_it(lab: dict[str, 
         assert bool(keeps) == ("delete" in step.inputs and step.deleted_with == ""), step.path
         assert not keeps or f"UNDO={step.name}\n" in kept
         assert "PRIVATE" not in kept, step.path
-    assert "PRIVATE" in lab["cluster/worker1-join"].inputs["stdin"]
+    assert "PRIVATE" in lab["cluster/cluster-worker1-join"].inputs["stdin"]
     of_dev = run_program(vhost=TARGET)
     assert not any("\nTEXT='" in f"\n{step.inputs['stdin']}" for step in of_type(of_dev, STEP)), "it goes as a whole"
 
 
 def test_nothing_changes_on_a_server_before_all_may_serve(lab: dict[str, Registered]) -> None:
     for name in ("master", "worker1"):
-        assert lab[f"lab/{name}-ready"].dependencies >= {"lab/master-preflight", "lab/worker1-preflight"}
-        assert f"lab/{name}-reach" in lab[f"lab/{name}-preflight"].dependencies
+        assert lab[f"lab/lab-{name}-ready"].dependencies >= {"lab/lab-master-preflight", "lab/lab-worker1-preflight"}
+        assert f"lab/lab-{name}-reach" in lab[f"lab/lab-{name}-preflight"].dependencies
 
 
 def test_a_user_with_sudo_is_enough_and_preflight_needs_not_even_that(lab: dict[str, Registered]) -> None:
@@ -219,11 +222,11 @@ def test_a_jump_host_leads_to_the_server_and_its_vm(lab: dict[str, Registered]) 
     through = {way["host"]: way.get("proxy", {}).get("host") for way in ways}
     assert through == {"10.1.2.11": None, "10.1.2.12": "10.9.9.9", "10.1.2.13": "10.9.9.9", "10.9.9.9": None}
     assert all(way["proxy"]["hostKey"] and way["proxy"]["port"] == 2222 for way in ways if "proxy" in way)
-    first, behind = (lab[f"lab/worker1-{look}"] for look in ("reach", "behind"))
+    first, behind = (lab[f"lab/lab-worker1-{look}"] for look in ("reach", "behind"))
     assert first.inputs["stdin"].startswith("ADDRESS=10.9.9.9\nAT=machines.worker1.jumpHost\n")
     assert behind.inputs["stdin"].startswith("ADDRESS=10.1.2.12\nAT=machines.worker1\n")
-    assert (behind.inputs["connection"]["host"], behind.dependencies) == ("10.9.9.9", {"lab/worker1-reach"})
-    assert "lab/worker1-behind" in lab["lab/worker1-preflight"].dependencies
+    assert (behind.inputs["connection"]["host"], behind.dependencies) == ("10.9.9.9", {"lab/lab-worker1-reach"})
+    assert "lab/lab-worker1-behind" in lab["lab/lab-worker1-preflight"].dependencies
 
 
 def test_private_keys_are_secret_wherever_they_are(lab: dict[str, Registered]) -> None:
@@ -246,6 +249,6 @@ def test_what_suits_only_a_container_is_asked_of_the_machine(monkeypatch: pytest
 
     monkeypatch.setitem(recorder.STDOUT, "-ready", shown)
     made = recorder.record(recorder.main, {"machines": servers(), "vhost": TARGET})
-    for step in ("cluster/cluster-control-plane", "cluster/worker1-join"):
+    for step in ("cluster/cluster-control-plane", "cluster/cluster-worker1-join"):
         assert ("SystemVerification" in made[step].inputs["stdin"]) == (shown == "container")
-    assert "SystemVerification" not in made["cluster/worker2-join"].inputs["stdin"]
+    assert "SystemVerification" not in made["cluster/cluster-worker2-join"].inputs["stdin"]

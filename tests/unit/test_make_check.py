@@ -60,8 +60,8 @@ def sick(cluster: FakeCluster, name: str) -> None:
     ("name", "steps"),
     [
         ("master", ["cluster-control-plane"]),
-        ("worker1", ["worker1-join", "worker1-ready"]),
-        ("worker2", ["worker2-join", "worker2-ready", "worker2-vm"]),
+        ("worker1", ["cluster-worker1-join", "cluster-worker1-ready"]),
+        ("worker2", ["cluster-worker2-join", "cluster-worker2-ready", "worker2-vm"]),
     ],
 )
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_labels_and_disks_that_are_not_plugged_in(cluster: FakeCluster, checked:
         "drift: disk vhost.1 is not plugged into worker2",
         "mend it: make up",
     ]
-    assert checked("--steps")[1] == ["cluster-control-plane", "worker1-ready", "worker2-disk-1"]
+    assert checked("--steps")[1] == ["cluster-control-plane", "cluster-worker1-ready", "worker2-disk-1"]
 
 
 REFUSED = urllib3.exceptions.NewConnectionError(None, "Failed to establish a new connection: [Errno 111] Refused")  # type: ignore[arg-type]
