@@ -163,6 +163,8 @@ class Vhost(pulumi.ComponentResource):
                         "node_selector": {"type1": args.host.name},
                         "automount_service_account_token": False,
                         "enable_service_links": False,
+                        # its init reaps what probes leave behind; as PID 1 a target would keep it as zombies, for ever
+                        "share_process_namespace": True,
                         "termination_grace_period_seconds": 5,
                         "containers": [
                             target,

@@ -80,6 +80,14 @@ def test_every_pod_runs_and_cluster_dns_answers(running: Running) -> None:
     assert "10.96.0.1" in answer
 
 
+def test_probes_leave_no_processes_behind(running: Running) -> None:
+    """One every second or two: within a day a machine has no process numbers left."""
+    listed = (
+        line.split(maxsplit=2) for line in running.docker("worker1", "ps", "-eo", "stat=,etimes=,args=").splitlines()
+    )
+    assert not [args for state, seconds, args in listed if state.startswith("Z") and int(seconds) > 10]
+
+
 # `kubernetes.default` asked of the cluster's DNS through its service address: kube-proxy, routes and CoreDNS at once
 DNS_QUERY = """
 import socket, sys

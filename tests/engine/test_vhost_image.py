@@ -49,7 +49,7 @@ def image(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Target:
-    """A container with the target as PID 1 and, from `reconcile` on, the reconciler beside it."""
+    """A container with the target as its first process and, from `reconcile` on, the reconciler beside it."""
 
     name: str
     image: str
