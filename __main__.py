@@ -63,6 +63,7 @@ machines = (
             guests=config.vms,
             base_image=debian,
             memory_mib=config.memory_mib(backend),
+            kvm=config.vm.accel == "kvm",
         ),
         on_engine,
     )

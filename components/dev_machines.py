@@ -26,6 +26,8 @@ class DevMachinesArgs:
     """Names of the VMs that will run on them: their host keys are made here too."""
     memory_mib: int = 0
     """What all of it needs, MiB; refused where this machine has less."""
+    kvm: bool = False
+    """Whether a VM insists on KVM; refused where this machine has none."""
 
 
 class DevMachines(pulumi.ComponentResource):
@@ -60,7 +62,7 @@ class DevMachines(pulumi.ComponentResource):
 
         preflight = local.Command(
             f"{name}-preflight",
-            create=f"{STEP} {args.subnet} {project} {args.memory_mib}",
+            create=f"{STEP} {args.subnet} {project} {args.memory_mib}{' kvm' * args.kvm}",
             environment=here("preflight_local"),
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,

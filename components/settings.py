@@ -435,6 +435,7 @@ class Settings(Model):
             "ADDRESS": str(nodes[host]),
             "REGISTRY": f"{nodes['master']}:{self.registry.port}",
             "PORTS": "10248 10249 10250 10256",
+            "NETWORKS": f"podCidr={self.cluster.pod_cidr} serviceCidr={self.cluster.service_cidr}",
             "CPUS": "2",
             "MEMORY_MIB": str(CONTROL_PLANE_MIB),
             "DISK_MIB": "6144",

@@ -2,14 +2,14 @@
 # May this host serve? One table: what is needed, what was found, the remedy. It runs before every other step on a host,
 # as the plain user: nothing is changed, nothing is installed. What this stack has brought itself is no obstacle.
 # shellcheck disable=SC2153 # what comes in
-# in: OWNER ADDRESS REGISTRY PORTS CPUS MEMORY_MIB DISK_MIB   on a storage host: HUGEPAGES ACCEL VMS NIC MEDIA_DIR PLAYLISTS
+# in: OWNER ADDRESS REGISTRY PORTS NETWORKS CPUS MEMORY_MIB DISK_MIB   on a storage host: HUGEPAGES ACCEL VMS NIC MEDIA_DIR PLAYLISTS
 #     NOW (at the first run: seconds since 1970 on the machine that runs pulumi)
 rows=() wrong=0 ours=
 
 step() {
   local check
   [ "$(cat "$STATE/owner" 2>/dev/null)" != "$OWNER" ] || ours=1
-  for check in system sudo cluster cpus virtualization memory hugepages disk swap ports address card vacant media clock names mirror registry; do
+  for check in system sudo cluster cpus virtualization memory hugepages disk swap ports address networks card vacant media clock names mirror registry; do
     "$check"
   done
   table >&2
@@ -172,6 +172,25 @@ address() { # kubelet and the registry serve at it
   else
     miss address "no card here carries $ADDRESS" "the address that the host itself has, also where SSH is forwarded"
   fi
+}
+
+# The cluster's own networks, KEY=NETWORK: where a route of the host's leads into one, its pods hide who is there, or are
+# not reached. Compared as /proc/net/route writes them, the first byte last.
+networks() {
+  local pair a b c d bits at size card to mask found
+  for pair in ${NETWORKS:-}; do
+    IFS=./ read -r a b c d bits <<<"${pair#*=}"
+    at=$((a | b << 8 | c << 16 | d << 24)) size=$((0xffffffff << (32 - bits) & 0xffffffff)) found=
+    size=$((size >> 24 | size >> 8 & 0xff00 | size << 8 & 0xff0000 | size << 24 & 0xff000000))
+    while read -r card to _ _ _ _ _ mask _; do
+      if ((0x$mask && (0x$to & 0x$mask & size) == (at & 0x$mask & size))); then found=$card; fi
+    done < <(tail -n +2 /proc/net/route)
+    if [ -n "$ours" ] || [ -z "$found" ]; then
+      pass networks "${pair#*=} is not in use"
+    else
+      miss networks "${pair#*=} overlaps a route by $found" "one that no route here leads to: pulumi config set --path cluster.${pair%=*}"
+    fi
+  done
 }
 
 card() {

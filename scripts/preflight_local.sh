@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # May the dev machines be made here? Every obstacle at once, each with its remedy; nothing is changed.
-# usage: preflight_local.sh SUBNET NETWORK MEMORY_MIB
+# usage: preflight_local.sh SUBNET NETWORK MEMORY_MIB [kvm]
 set -euo pipefail
 subnet=$1 network=$2 memory=$3
 wrong=()
@@ -57,6 +57,10 @@ fi
 total=$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)
 if ((total < memory)); then
   wrong+=("this machine has $total MiB of memory, the disks, the VM and the nodes need $memory MiB; remedy: pulumi config set numinst, or --path vhost.diskMib, or --path vm.memoryMib, to less")
+fi
+
+if [ "${4:-}" = kvm ] && [ ! -e /dev/kvm ]; then
+  wrong+=("vm.accel = kvm, and there is no /dev/kvm; remedy: modprobe kvm_intel or kvm_amd, or: pulumi config set --path vm.accel auto")
 fi
 
 if ((${#wrong[@]})); then

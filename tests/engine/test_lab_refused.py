@@ -68,7 +68,8 @@ def look(machine: Machine, **needs: str) -> subprocess.CompletedProcess[str]:
     """scripts/preflight.sh as USER on one machine."""
     usual = {
         "OWNER": "spdk-k8s/labrefused", "ADDRESS": machine.address, "REGISTRY": f"{machine.address}:5000",
-        "PORTS": "5000 6443 10250", "CPUS": "1", "MEMORY_MIB": "100", "DISK_MIB": "100",
+        "PORTS": "5000 6443 10250", "NETWORKS": "podCidr=10.244.0.0/16",
+        "CPUS": "1", "MEMORY_MIB": "100", "DISK_MIB": "100",
     }  # fmt: skip
     now = f"NOW={needs.pop('NOW', int(time.time()))}"
     return subprocess.run(
@@ -91,6 +92,7 @@ def test_a_plain_server_passes_every_check(plain: PlainMachines) -> None:
         "disk",
         "swap",
         "ports",
+        "networks",
         "clock",
         "mirror",
         "media",
@@ -113,6 +115,11 @@ def test_a_plain_server_passes_every_check(plain: PlainMachines) -> None:
             {"NIC": "eth7"},
             r"card +FAIL +there is no eth7 +pulumi config set --path machines\.worker1\.nic to one of: eth0",
         ),
+        (
+            {"NETWORKS": "podCidr=172.16.0.0/12"},
+            r"networks +FAIL +172\.16\.0\.0/12 overlaps a route by eth0 +one that no",
+        ),
+        ({"NETWORKS": "serviceCidr=GATEWAY/30"}, r"networks +FAIL .* route here leads to: .* cluster\.serviceCidr"),
         ({"VMS": "GATEWAY"}, r"vacant +FAIL +somebody is at \S+ already +a free address for the VM"),
         ({"REGISTRY": "NOBODY:5000"}, r"registry +FAIL +no way to \S+:5000 on master +a route and no firewall"),
         (

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -96,9 +97,11 @@ def test_minus_one_is_refused(stack: Stack) -> None:
     assert "spdk-k8s:numinst = -1: must be a whole number from 1 to 128" in output
 
 
-def preflight(subnet: str | None = None, memory: int = 1024, **environment: str) -> subprocess.CompletedProcess[str]:
+def preflight(
+    subnet: str | None = None, memory: int = 1024, *more: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [ROOT / "scripts" / "preflight_local.sh", subnet or free_subnet(), "spdk-k8s-engine", str(memory)],
+        [ROOT / "scripts" / "preflight_local.sh", subnet or free_subnet(), "spdk-k8s-engine", str(memory), *more],
         env={**os.environ, **environment}, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -115,6 +118,12 @@ def other_network() -> Iterator[str]:
 
 def test_a_free_machine_passes_preflight() -> None:
     assert preflight().returncode == 0, preflight().stderr
+
+
+def test_kvm_is_there_where_a_vm_insists_on_it() -> None:
+    looked = preflight(None, 1024, "kvm")
+    assert (looked.returncode == 0) == Path("/dev/kvm").exists()
+    assert ("vm.accel = kvm, and there is no /dev/kvm; remedy: modprobe" in looked.stderr) == bool(looked.returncode)
 
 
 def test_a_subnet_in_use_is_refused(other_network: str) -> None:

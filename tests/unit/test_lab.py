@@ -153,6 +153,7 @@ def test_what_a_server_must_have_follows_from_the_config() -> None:
     assert "HUGEPAGES" not in master
     assert worker1["REGISTRY"] == "10.1.2.11:5000"
     assert worker1["MEDIA_DIR"] == ""
+    assert worker1["NETWORKS"] == "podCidr=10.244.0.0/16 serviceCidr=10.96.0.0/16"
     own = loaded(numinst=24, machines=servers(), video={"mediaDir": "/srv/movies"}).needs("worker1", "spdk")
     assert (own["MEDIA_DIR"], own["PLAYLISTS"]) == ("/srv/movies", "24")
 
