@@ -63,6 +63,7 @@ machines = (
             guests=config.vms,
             base_image=debian,
             memory_mib=config.memory_mib(backend),
+            holding=config.holding,
             kvm=config.vm.accel == "kvm",
         ),
         on_engine,
@@ -71,7 +72,10 @@ machines = (
     else LabMachines(
         "lab",
         LabMachinesArgs(
-            hosts=where.hosts, guests=config.vms, needs={name: config.needs(name, backend) for name in where.hosts}
+            hosts=where.hosts,
+            guests=config.vms,
+            holding=config.holding,
+            needs={name: config.needs(name, backend) for name in where.hosts},
         ),
     )
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -26,6 +26,8 @@ class DevMachinesArgs:
     """Names of the VMs that will run on them: their host keys are made here too."""
     memory_mib: int = 0
     """What all of it needs, MiB; refused where this machine has less."""
+    holding: Collection[str] = ()
+    """Names of those whose volume holds data: it is not deleted before `pulumi state unprotect`."""
     kvm: bool = False
     """Whether a VM insists on KVM; refused where this machine has none."""
 
@@ -86,7 +88,11 @@ class DevMachines(pulumi.ComponentResource):
         )
         self.hosts = {}
         for machine, address in args.containers.items():
-            volume = docker.Volume(f"{name}-{machine}-var", name=f"{project}-{machine}-var", opts=child)
+            volume = docker.Volume(
+                f"{name}-{machine}-var",
+                name=f"{project}-{machine}-var",
+                opts=pulumi.ResourceOptions(parent=self, protect=machine in args.holding or None),
+            )
             container = docker.Container(
                 f"{name}-{machine}",
                 name=f"{project}-{machine}",

@@ -78,12 +78,14 @@ class Host:
         timeout: int = 600,
         undo: Literal["never", "with the machine", "always"] = "with the machine",
         looks_only: bool = False,
+        protect: bool = False,
         depends_on: Sequence[pulumi.Resource] = (),
     ) -> remote.Command:
         """Run scripts/`step`.sh on this machine: `up` at create and update, `down` at delete.
 
         undo: "with the machine": not when the machine itself goes. timeout: seconds for the whole step.
         looks_only: as the plain user, and told the time here (NOW) when it runs first, for a look at the clock there.
+        protect: it is not undone before `pulumi state unprotect`.
         """
         sudo = "" if self.user == "root" or looks_only else "sudo -n "
         now = f"env NOW={int(time.time())} " if looks_only else ""
@@ -116,14 +118,18 @@ class Host:
                 deleted_with=None if undo == "always" else self.deleted_with,
                 additional_secret_outputs=["stdout"],
                 ignore_changes=["create"] if looks_only else None,
+                protect=protect or None,
                 delete_before_replace=True,  # or the undo of the old would take away what the new has made
             ),
         )
 
-    def gated(self, name: str, *, parent: pulumi.Resource) -> Host:
-        """This machine with a gate before every later step: it has booted, and is this stack's from then on."""
+    def gated(self, name: str, *, parent: pulumi.Resource, protect: bool = False) -> Host:
+        """This machine with a gate before every later step: it has booted, and is this stack's from then on.
+
+        protect: it is not given back, which would take away the data in its STATE, before `pulumi state unprotect`.
+        """
         owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
-        ready = self.run(name, "ready", {"OWNER": owner}, parent=parent)
+        ready = self.run(name, "ready", {"OWNER": owner}, parent=parent, protect=protect)
         shown = pulumi.Output.unsecret(ready.stdout)
         return replace(self, after=[ready], in_container=shown.apply(lambda kind: kind == "container"))
 

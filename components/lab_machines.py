@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pulumi
@@ -23,6 +23,8 @@ class LabMachinesArgs:
     """Name -> what scripts/preflight.sh must find there: Settings.needs."""
     guests: Sequence[str] = ()
     """Names of the VMs that will run on them: their keys are made here."""
+    holding: Collection[str] = ()
+    """Names of those with data in the stack's own folder: not given back before `pulumi state unprotect`."""
 
 
 class LabMachines(pulumi.ComponentResource):
@@ -78,7 +80,9 @@ class LabMachines(pulumi.ComponentResource):
         ]
         self.keys = Keys(name, args.guests, parent=self, depends_on=checked)
         self.hosts = {
-            machine: replace(host, after=checked, dial_attempts=DIALS).gated(f"{name}-{machine}-ready", parent=self)
+            machine: replace(host, after=checked, dial_attempts=DIALS).gated(
+                f"{name}-{machine}-ready", parent=self, protect=machine in args.holding
+            )
             for machine, host in reached.items()
         }
         self.register_outputs({"hosts": {machine: host.address for machine, host in self.hosts.items()}})

@@ -6,6 +6,7 @@ Rules over several keys: components/rules.py.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal, cast
 
@@ -279,7 +280,7 @@ class Vhost(Model):
             "/srv/disks",
         ),
     ] = "/var/lib/spdk-k8s/disks"
-    """Folder on worker1 with the files vhost.0, vhost.1, … of bdev aio; the default one is removed with the stack."""
+    """Folder on worker1 with the files vhost.0, … of bdev aio; the default goes with the stack, once unprotected."""
     devices: Annotated[tuple[Annotated[str, Field(examples=["/dev/sdb"])], ...], BeforeValidator(_tuple)] = ()
     """Block devices (aio, instead of files) or PCI addresses (nvme) on worker1, in the order of the ordinals."""
     memory_mib: Annotated[int, Field(ge=64, le=1 << 24)] | None = None
@@ -390,6 +391,17 @@ class Settings(Model):
         return sum(i % len(self.vms) < self.vms_per_host for i in range(self.numinst))
 
     @property
+    def on_files(self) -> bool:
+        """Whether the disks are files on the storage hosts."""
+        return self.vhost.bdev == "aio" and not self.vhost.devices
+
+    @property
+    def holding(self) -> Collection[str]:
+        """The storage hosts that hold data which would go with them: files in a container, or in the stack's folder."""
+        goes = isinstance(self.machines, Containers) or self.vhost.files.startswith("/var/lib/spdk-k8s/")
+        return self.machines.storage if self.on_files and goes else ()
+
+    @property
     def slots(self) -> int:
         """As many disks as a storage host may ever serve."""
         return self.vm.disk_slots * self.vms_per_host
@@ -447,13 +459,12 @@ class Settings(Model):
             at_once = polled and self.vhost.hugepage_size != "none"
             target = self.vhost_memory_mib if at_once else self.vhost_need_mib(self.per_host)
             pages = self.hugepages(backend)
-            files = self.vhost.bdev == "aio" and not self.vhost.devices
             if self.vm.vnc:
                 needs["PORTS"] += f" {self.vm.vnc_port}"
             needs |= {
                 "CPUS": str(max(len(polled) + 1, *(core + 1 for core in polled), 1)),  # all of them, and one more
                 "MEMORY_MIB": str(target + self.vm.memory_mib * len(vms) + NODE_MIB),
-                "DISK_MIB": str(4096 + 4096 * len(vms) + (self.per_host * self.vhost.disk_mib if files else 0)),
+                "DISK_MIB": str(4096 + 4096 * len(vms) + (self.per_host * self.vhost.disk_mib if self.on_files else 0)),
                 "HUGEPAGES": " ".join(f"{size}={count}" for size, count in pages.items()),
                 "ACCEL": self.vm.accel,
                 "VMS": " ".join(str(nodes[vm]) for vm in vms),

@@ -97,6 +97,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, traces_before: dict[str, str
         }
     )
     yield made
+    made.try_run("state", "unprotect", "--all", "--yes")
     code, output = made.try_run("destroy", "--yes", "--skip-preview")
     assert code == 0, output[-3000:]
     made.remove()

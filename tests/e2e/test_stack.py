@@ -424,24 +424,6 @@ def test_n_grows_and_shrinks_while_everything_runs(running: Running) -> None:
     wait_until_there_is_no_drift(running, 60)  # kubelet passes a changed ConfigMap on within half a minute
 
 
-def test_disks_on_files_survive_the_target(running: Running) -> None:
-    """bdev aio: another kind of disk is a blank one, and then it stays what it is."""
-    before = [marker(running, i) for i in ORDINALS]
-    running.stack.run("config", "set", "--path", "vhost.bdev", "aio")
-    running.stack.run("up", "--yes", "--skip-preview")
-    wait_until_all_serve_another_life(running, before)
-    lives = [marker(running, i) for i in ORDINALS]
-    delete_target(running)
-    running.guest("echo 3 >/proc/sys/vm/drop_caches")
-    assert [marker(running, i) for i in ORDINALS] == lives
-    assert_every_pod_serves_its_own_disk(running)
-    # a smaller N takes no data away: what the last instance had is there when it comes back
-    for count in (COUNT - 1, COUNT):
-        running.stack.run("config", "set", "numinst", str(count))
-        running.stack.run("up", "--yes", "--skip-preview")
-    assert [marker(running, i) for i in ORDINALS] == lives
-
-
 def test_a_registry_port_that_is_taken_is_refused(running: Running) -> None:
     machine = f"spdk-k8s-{running.stack.name}-worker1"
     running.docker("worker1", "sh", "-c", "socat TCP-LISTEN:5000,fork /dev/null >/dev/null 2>&1 & echo $! >/run/taken")
@@ -463,7 +445,35 @@ def test_a_registry_port_that_is_taken_is_refused(running: Running) -> None:
     assert "pulumi config set --path registry.port 5001" in refused.stderr
 
 
+def test_disks_on_files_survive_the_target_and_a_destroy(running: Running) -> None:
+    """bdev aio: another kind of disk is a blank one, and then it stays what it is."""
+    before = [marker(running, i) for i in ORDINALS]
+    running.stack.run("config", "set", "--path", "vhost.bdev", "aio")
+    running.stack.run("up", "--yes", "--skip-preview")
+    wait_until_all_serve_another_life(running, before)
+    lives = [marker(running, i) for i in ORDINALS]
+    delete_target(running)
+    running.guest("echo 3 >/proc/sys/vm/drop_caches")
+    assert [marker(running, i) for i in ORDINALS] == lives
+    assert_every_pod_serves_its_own_disk(running)
+    # a smaller N takes no data away: what the last instance had is there when it comes back
+    for count in (COUNT - 1, COUNT):
+        running.stack.run("config", "set", "numinst", str(count))
+        running.stack.run("up", "--yes", "--skip-preview")
+    assert [marker(running, i) for i in ORDINALS] == lives
+    # nor does what would delete the files, without a word of the user's
+    code, refused = running.stack.try_run("destroy", "--yes", "--skip-preview")
+    assert code != 0
+    assert re.search(r"dev-worker1-var\S* cannot be deleted\s+because it is protected", refused), refused[-2000:]
+    volume = f"spdk-k8s-{running.stack.name}-worker1-var"
+    folder = subprocess.check_output(
+        ["docker", "volume", "inspect", "-f", "{{.Mountpoint}}", volume], text=True
+    ).strip()
+    assert {path.name for path in Path(folder, "lib/spdk-k8s/disks").iterdir()} == {f"vhost.{i}" for i in ORDINALS}
+
+
 def test_down_leaves_no_trace(running: Running, traces_before: dict[str, str]) -> None:
+    running.stack.run("state", "unprotect", "--all", "--yes")  # the files' machine
     running.stack.run("destroy", "--yes", "--skip-preview")
     after = traces()
     for where, before in traces_before.items():

@@ -249,6 +249,23 @@ def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
             assert step.deleted_with == f"dev/dev-{carrier.get(host, host)}", step.path
 
 
+SERVERS = {"machines": LAYOUTS["lab"]["machines"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        ({"vhost": {"bdev": "aio"}, "machines": {"storageHosts": 2}}, ["dev/dev-worker1-var", "dev/dev-worker3-var"]),
+        ({"vhost": {"bdev": "aio", "files": "/srv/disks"}}, ["dev/dev-worker1-var"]),
+        ({"vhost": {"bdev": "malloc"}}, []),
+        ({"vhost": {**QEMU, "bdev": "aio"}, **SERVERS}, ["lab/lab-worker1-ready"]),
+        ({"vhost": {**QEMU, "bdev": "aio", "files": "/srv/disks"}, **SERVERS}, []),  # a folder of their own stays
+    ],
+)
+def test_machines_that_hold_data_are_not_deleted_without_a_word(config: dict[str, Any], kept: list[str]) -> None:
+    assert sorted(r.path for r in run_program(**config).values() if r.request.protect) == kept
+
+
 def vms_and_hosts(graph: Graph) -> Iterator[tuple[str, str]]:
     """(storage host, VM on it)."""
     for vm in of_type(graph, "spdk-k8s:index:WorkerVm"):
