@@ -243,7 +243,8 @@ def remote_command(resource: Resource) -> Iterator[str]:
 
 PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|client-key-data:")
 SECRET_NAMES = {"privateKey", "privateKeyPassPhrase", "password", "kubeconfig"}
-SECRET_VALUE = re.compile(r"^(PASSWORD|KUBECONFIG_TEXT|USER_DATA)=(?!''$).", re.MULTILINE)  # of a script on stdin
+# of a script on stdin
+SECRET_VALUE = re.compile(r"^(PASSWORD|KUBECONFIG_TEXT|REGISTRY_HOSTS|USER_DATA)=(?!''$).", re.MULTILINE)
 
 
 def plain_secrets(resource: Resource) -> Iterator[str]:

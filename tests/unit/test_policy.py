@@ -265,6 +265,7 @@ def test_remote_steps_know_their_host_and_end(inputs: dict[str, Any], what: str)
         ({"stdin": f"KEY='{KEY}'"}, "stdin"),
         ({"stdin": "USER_NAME=spdk\nPASSWORD=p4ss\nmain"}, "stdin"),
         ({"stdin": "USER_NAME=spdk\nPASSWORD=''\nmain"}, ""),
+        ({"stdin": "REGISTRY=r\nREGISTRY_HOSTS='server = \"r\"'\nmain"}, "stdin"),
         ({"uploads": [{"content": "x"}, {"content": KEY}]}, "uploads.1.content"),
         ({"registry": {"password": "p4ss"}}, "registry.password"),
         ({"kubeconfig": "apiVersion: v1"}, "kubeconfig"),
