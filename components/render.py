@@ -325,7 +325,13 @@ def spdk_config(disks: Disks) -> str:
 def spdk_args(*, memory_mib: int, cpu_mask: str, hugepages: bool, pci: bool) -> list[str]:
     """SPDK's arguments beside those that its image gives: sockets, cores, memory, and what it may touch."""
     args = ["-S", SOCKETS, "-m", cpu_mask, "-s", str(memory_mib)]
-    return args + ["--no-huge"] * (not hugepages) + ["--no-pci"] * (not pci)
+    if not hugepages:
+        args += ["--no-huge"]
+    elif (
+        not pci
+    ):  # no DMA: SPDK would want physical addresses on an Intel host without IOMMU, and the pod may not see any
+        args += ["--iova-mode", "va"]
+    return args if pci else [*args, "--no-pci"]
 
 
 # --- worker VM -------------------------------------------------------------------------------------------------------

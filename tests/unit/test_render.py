@@ -121,6 +121,15 @@ def test_spdk_has_buffers_for_every_disk(count: int) -> None:
         assert made["iobuf_set_options"][f"{size}_pool_count"] > count * caches
 
 
+@pytest.mark.parametrize(
+    ("hugepages", "pci", "given"),
+    [(False, False, ["--no-huge", "--no-pci"]), (True, False, ["--iova-mode", "va", "--no-pci"]), (True, True, [])],
+)
+def test_spdk_asks_for_physical_addresses_only_where_it_does_dma(hugepages: bool, pci: bool, given: list[str]) -> None:
+    args = render.spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=hugepages, pci=pci)
+    assert args[args.index("512") + 1 :] == given
+
+
 def test_pod_subnets_never_overlap() -> None:
     subnets = [render.pod_subnet(POD_CIDR, i) for i in range(16)]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(subnets, 2))
