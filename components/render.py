@@ -185,6 +185,8 @@ def kubeadm_init(
             "clusterName": "spdk-k8s",
             "kubernetesVersion": f"v{version}",
             "imageRepository": repository,
+            # as long as the CA's and the registry's: kubeadm renews the others, of a year, only when it upgrades
+            "certificateValidityPeriod": "87600h0m0s",
             "networking": {"podSubnet": str(pod_cidr), "serviceSubnet": str(service_cidr)},
             # each node's pod subnet is fixed by the program: see pod_subnet
             "controllerManager": {"extraArgs": [{"name": "allocate-node-cidrs", "value": "false"}]},
