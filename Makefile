@@ -31,7 +31,7 @@ down:
 	@setup/stack down '$(STACK)'
 test:
 	@setup/setup --tests
-	@$(ENV) && setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")
+	@$(ENV) && setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")
 bench: setup
 	@$(ENV) && python -m bench $(ARGS)
 env:
