@@ -329,9 +329,8 @@ def spdk_args(*, memory_mib: int, cpu_mask: str, hugepages: bool, pci: bool) -> 
     args = ["-S", SOCKETS, "-m", cpu_mask, "-s", str(memory_mib)]
     if not hugepages:
         args += ["--no-huge"]
-    elif (
-        not pci
-    ):  # no DMA: SPDK would want physical addresses on an Intel host without IOMMU, and the pod may not see any
+    elif not pci:
+        # no DMA; SPDK would ask for physical addresses on an Intel host without IOMMU, and its pod may not see any
         args += ["--iova-mode", "va"]
     return args if pci else [*args, "--no-pci"]
 
