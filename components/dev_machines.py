@@ -80,6 +80,16 @@ class DevMachines(pulumi.ComponentResource):
             skip_push=True,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
         )
+        # as it was found before any machine changes it
+        kernel = local.Command(
+            f"{name}-kernel",
+            create=f"{STEP} up",
+            delete=f"{STEP} down",
+            environment={**here("kernel_local"), "IMAGE": f"spdk-k8s/machine:{tag}"},
+            logging=local.Logging.STDERR,
+            add_previous_output_in_env=True,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
+        )
         network = docker.Network(
             f"{name}-network",
             name=project,
@@ -122,6 +132,7 @@ class DevMachines(pulumi.ComponentResource):
                 must_run=True,
                 opts=pulumi.ResourceOptions(
                     parent=self,
+                    depends_on=[kernel],
                     delete_before_replace=True,
                     # another image would be another machine, without what the steps did to this one
                     ignore_changes=["image"],

@@ -51,6 +51,30 @@ def test_every_step_parses_as_it_is_sent(step: str) -> None:
     assert "step() {" in text
 
 
+def test_kernel_settings_are_put_back_as_they_were_found(tmp_path: Path) -> None:
+    """A second run finds what kubelet has changed by then: the first one's word holds."""
+    found = {"fs/inotify/max_user_instances": "128", "vm/overcommit_memory": "2", "vm/panic_on_oom": "1"}
+    found |= {"kernel/panic": "-1", "kernel/panic_on_oops": "0"}
+    for name in found:
+        (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+
+    def settings(to: dict[str, str]) -> None:
+        for name, value in to.items():
+            (tmp_path / "sys" / name).write_text(f"{value}\n")
+
+    def run(command: str, before: str = "") -> str:
+        environment = {**os.environ, "PROC": str(tmp_path), "IMAGE": "none", "PULUMI_COMMAND_STDOUT": before}
+        script = [ROOT / "scripts/kernel_local.sh", command]
+        return subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    settings(found)
+    first = run("up")
+    settings(dict.fromkeys(found, "7"))
+    assert run("up", first) == first
+    run("down", first)
+    assert {name: (tmp_path / "sys" / name).read_text().strip() for name in found} == found
+
+
 def test_keys_that_are_there_stay() -> None:
     """More machines, or a changed script, are no reason to replace those that use the keys."""
 
