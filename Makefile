@@ -24,9 +24,9 @@ preview:
 	@setup/setup --tools >&2
 	@setup/stack preview '$(STACK)' $(ARGS)
 status:
-	@$(ENV) && PULUMI_STACK='$(STACK)' python status.py
+	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.status
 check:
-	@$(ENV) && PULUMI_STACK='$(STACK)' python check.py
+	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.check
 down:
 	@setup/stack down '$(STACK)'
 test:

@@ -11,8 +11,8 @@ from typing import Any
 
 from bench.inputs import CONFIG
 from bench.stack import Bench
-from components.pins import PINS
-from components.render import disk_path
+from render.placement import disk_path
+from settings.pins import PINS
 
 ROUNDS, SECONDS = 3, 4
 JOBS = {  # name -> fio's arguments, the figure of its report, its size in `unit`, unit

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from status import table
+from operate.status import table
 
 
 @dataclass(frozen=True)

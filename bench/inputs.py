@@ -14,12 +14,18 @@ from typing import Any
 
 import yaml
 
-from components import render
 from components.cluster import PACKAGES
 from components.hosts import SCRIPTS, script
 from components.images import content_tag
-from components.pins import PINS
-from components.settings import Settings
+from render.cni import cni_config, routes
+from render.kubeadm import kubeadm_init
+from render.placement import disk_path
+from render.registry import registry_config, registry_hosts
+from render.vhost import Disks, vhost_config
+from render.vm import cloud_init_meta_data, cloud_init_network, cloud_init_user_data, qemu_args
+from settings.models import Settings
+from settings.names import CLAIM, NAMESPACE, SOCKETS, VHOST, VIDEO
+from settings.pins import PINS
 
 SUBNET = IPv4Network("172.30.93.0/24")
 NODES = dict(zip(("master", "worker1", "worker2"), (SUBNET[2], SUBNET[3], SUBNET[4]), strict=True))
@@ -36,8 +42,8 @@ def images() -> dict[str, str]:
         "machine": content_tag("node", base, "machine"),
         "guest": content_tag("node", "guest", with_base),
         "node-bundle": content_tag("bundle", "", f"BINARIES=spdk-k8s/kubernetes:v{PINS['KUBERNETES']}"),
-        render.VHOST: content_tag("vhost", "qemu-storage-daemon", with_base),
-        render.VIDEO: content_tag("video", "", with_base),
+        VHOST: content_tag("vhost", "qemu-storage-daemon", with_base),
+        VIDEO: content_tag("video", "", with_base),
         "media": content_tag("media", "", with_base, f"COUNT={CONFIG.vm.disk_slots}"),
     }
 
@@ -51,21 +57,21 @@ def main(folder: Path, count: int) -> None:
         (folder / f"{name}.sh").write_text(script(step, values))
 
     write("registry", "registry", {
-        "CONFIG": render.registry_config(port=5000, tls=True), "CERTIFICATE": made["certificate"], "KEY": made["key"],
+        "CONFIG": registry_config(port=5000, tls=True), "CERTIFICATE": made["certificate"], "KEY": made["key"],
         "CA": made["ca"], "USER_NAME": "spdk-k8s", "PASSWORD": made["password"], "PORT": "5000",
         "URL": f"https://{REGISTRY}",
     })  # fmt: skip
     for i, (name, address) in enumerate(NODES.items()):
         write(f"{name}-node", "node", {
             "REGISTRY": REGISTRY, "REGISTRY_CA": made["ca"], "PACKAGES": PACKAGES, "NODE_IP": str(address),
-            "REGISTRY_HOSTS": render.registry_hosts(f"https://{REGISTRY}", **login),
+            "REGISTRY_HOSTS": registry_hosts(f"https://{REGISTRY}", **login),
             "BUNDLE": f"{REGISTRY}/node-bundle:floor", "PAUSE": f"{REGISTRY}/pause:{PINS['PAUSE']}",
-            "CNI_CONFIG": render.cni_config(POD_CIDR, i), "ROUTES": render.routes(POD_CIDR, list(NODES.values()), i),
+            "CNI_CONFIG": cni_config(POD_CIDR, i), "ROUTES": routes(POD_CIDR, list(NODES.values()), i),
             "SYNC": "2s" if name == "worker1" else "1m",
         })  # fmt: skip
     write("control-plane", "control_plane", {
         "NODE": "master",
-        "CONFIG": render.kubeadm_init(
+        "CONFIG": kubeadm_init(
             version=PINS["KUBERNETES"], repository=REGISTRY, address=NODES["master"], pod_cidr=POD_CIDR,
             service_cidr=CONFIG.cluster.service_cidr, in_container=True,
         ),
@@ -74,26 +80,26 @@ def main(folder: Path, count: int) -> None:
         "REGISTRY": REGISTRY, "GUEST": f"{REGISTRY}/guest:floor", "BUNDLE": f"{REGISTRY}/node-bundle:floor",
         "PRELOAD": " ".join([
             f"{REGISTRY}/kube-proxy:v{PINS['KUBERNETES']}", f"{REGISTRY}/pause:{PINS['PAUSE']}",
-            f"{REGISTRY}/{render.VIDEO}:floor",
+            f"{REGISTRY}/{VIDEO}:floor",
         ]),
         "MEDIA_IMAGE": f"{REGISTRY}/media:floor", "MEDIA_DIR": "/srv/media", "DISK_GIB": "8", "ACCEL": "auto",
         "VM": "vm",
         "QEMU_ARGS": "\n".join(
-            render.qemu_args(
+            qemu_args(
                 vm="vm", vcpus=CONFIG.vm.vcpus, memory_mib=CONFIG.vm.memory_mib, mac=CONFIG.vm.mac, tap="tap0",
                 disk_slots=CONFIG.vm.disk_slots, vnc=None,
             )
         ),
-        "USER_DATA": render.cloud_init_user_data(
+        "USER_DATA": cloud_init_user_data(
             hostname="worker2", authorized_key=keys["client"]["public"],
             host_private=keys["worker2"]["private"], host_public=keys["worker2"]["public"],
             nameservers=[str(NODES["worker1"])],
         ),
-        "META_DATA": render.cloud_init_meta_data(hostname="worker2"),
-        "NETWORK_CONFIG": render.cloud_init_network(
+        "META_DATA": cloud_init_meta_data(hostname="worker2"),
+        "NETWORK_CONFIG": cloud_init_network(
             mac=CONFIG.vm.mac, address=NODES["worker2"], prefix=24, gateway=SUBNET[1]
         ),
-        "TARGET": render.VHOST, "SOCKETS": render.SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "NIC": "eth0",
+        "TARGET": VHOST, "SOCKETS": SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "NIC": "eth0",
         "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
         "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
     })  # fmt: skip
@@ -105,31 +111,31 @@ def main(folder: Path, count: int) -> None:
 
 def vhost(count: int) -> list[dict[str, Any]]:
     mounts = [
-        {"name": "config", "mountPath": "/etc/vhost"}, {"name": "sockets", "mountPath": render.SOCKETS},
+        {"name": "config", "mountPath": "/etc/vhost"}, {"name": "sockets", "mountPath": SOCKETS},
         {"name": "disks", "mountPath": "/disks"}, {"name": "run", "mountPath": "/run/vhost"},
     ]  # fmt: skip
-    image = f"{REGISTRY}/{render.VHOST}:floor"
-    disks = render.Disks(
+    image = f"{REGISTRY}/{VHOST}:floor"
+    disks = Disks(
         ordinals=range(count), slots=CONFIG.slots, mib=CONFIG.vhost.disk_mib, block_size=CONFIG.vhost.block_size,
         queues=CONFIG.vm.queues,
     )  # fmt: skip
-    config = render.vhost_config(disks)
+    config = vhost_config(disks)
     return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": render.NAMESPACE}},
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": render.VHOST, "namespace": render.NAMESPACE},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": VHOST, "namespace": NAMESPACE},
          "data": {"vhost.json": config}},
         {"apiVersion": "apps/v1", "kind": "Deployment",
-         "metadata": {"name": render.VHOST, "namespace": render.NAMESPACE},
-         "spec": {"selector": {"matchLabels": {"app": render.VHOST}},
-                  "template": {"metadata": {"labels": {"app": render.VHOST}},
+         "metadata": {"name": VHOST, "namespace": NAMESPACE},
+         "spec": {"selector": {"matchLabels": {"app": VHOST}},
+                  "template": {"metadata": {"labels": {"app": VHOST}},
                                "spec": {"nodeSelector": {"type1": "worker1"},
                                         "containers": [
                                             {"name": "vhost", "image": image, "volumeMounts": mounts},
                                             {"name": "reconcile", "image": image, "volumeMounts": mounts,
                                              "command": ["/usr/local/bin/reconcile"]}],
                                         "volumes": [
-                                            {"name": "config", "configMap": {"name": render.VHOST}},
-                                            {"name": "sockets", "hostPath": {"path": render.SOCKETS}},
+                                            {"name": "config", "configMap": {"name": VHOST}},
+                                            {"name": "sockets", "hostPath": {"path": SOCKETS}},
                                             {"name": "disks", "emptyDir": {"medium": "Memory"}},
                                             {"name": "run", "emptyDir": {"medium": "Memory"}}]}}}},
     ]  # fmt: skip
@@ -141,16 +147,16 @@ def video(count: int) -> list[dict[str, Any]]:
         {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"vhost-{i}"},
          "spec": {"storageClassName": "vhost-disks", "accessModes": ["ReadWriteOnce"],
                   "capacity": {"storage": f"{CONFIG.vhost.disk_mib}Mi"},
-                  "claimRef": {"namespace": render.NAMESPACE, "name": f"{render.CLAIM}-{render.VIDEO}-{i}"},
-                  "local": {"path": render.disk_path(i), "fsType": "ext4"}, "nodeAffinity": {"required": node}}}
+                  "claimRef": {"namespace": NAMESPACE, "name": f"{CLAIM}-{VIDEO}-{i}"},
+                  "local": {"path": disk_path(i), "fsType": "ext4"}, "nodeAffinity": {"required": node}}}
         for i in range(count)
     ]  # fmt: skip
     container = {
-        "name": "video", "image": f"{REGISTRY}/{render.VIDEO}:floor",
+        "name": "video", "image": f"{REGISTRY}/{VIDEO}:floor",
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
         "resources": {"requests": {"cpu": CONFIG.video.cpu_request}, "limits": {"cpu": CONFIG.video.cpu_limit}},
-        "volumeMounts": [{"name": render.CLAIM, "mountPath": "/data"}, {"name": "media", "mountPath": "/media"},
+        "volumeMounts": [{"name": CLAIM, "mountPath": "/data"}, {"name": "media", "mountPath": "/media"},
                          {"name": "tmp", "mountPath": "/tmp"}],
     }  # fmt: skip
     claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": "vhost-disks",
@@ -160,16 +166,16 @@ def video(count: int) -> list[dict[str, Any]]:
          "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"},
         *volumes,
         {"apiVersion": "apps/v1", "kind": "StatefulSet",
-         "metadata": {"name": render.VIDEO, "namespace": render.NAMESPACE},
-         "spec": {"replicas": count, "serviceName": render.VIDEO, "podManagementPolicy": "Parallel",
-                  "selector": {"matchLabels": {"app": render.VIDEO}},
-                  "template": {"metadata": {"labels": {"app": render.VIDEO}},
+         "metadata": {"name": VIDEO, "namespace": NAMESPACE},
+         "spec": {"replicas": count, "serviceName": VIDEO, "podManagementPolicy": "Parallel",
+                  "selector": {"matchLabels": {"app": VIDEO}},
+                  "template": {"metadata": {"labels": {"app": VIDEO}},
                                "spec": {"nodeSelector": {"type1": "worker2"}, "hostNetwork": True,
                                         "securityContext": {"runAsUser": 10001, "fsGroup": 10001},
                                         "containers": [container],
                                         "volumes": [{"name": "media", "hostPath": {"path": "/srv/media"}},
                                                     {"name": "tmp", "emptyDir": {}}]}},
-                  "volumeClaimTemplates": [{"metadata": {"name": render.CLAIM}, "spec": claim}]}},
+                  "volumeClaimTemplates": [{"metadata": {"name": CLAIM}, "spec": claim}]}},
     ]  # fmt: skip
 
 

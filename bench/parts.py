@@ -14,8 +14,9 @@ from bench import disk_io, programs, target, timeline
 from bench.figures import percentile
 from bench.stack import DEFAULT, OUT, Bench, memory_watch, spdk_source
 from bench.viewers import STALL, viewers
-from components.render import VHOST, disk_path
-from status import fetch
+from operate.status import fetch
+from render.placement import disk_path
+from settings.names import VHOST
 
 FEW, MANY = 3, 24
 GIB = 1024  # MiB

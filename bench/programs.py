@@ -51,7 +51,7 @@ class Project:
 def project(folder: Path, count: int = 0) -> Project:
     """In a new `folder`, with a state of its own: the program with so many instances, or one of nothing (0)."""
     folder.mkdir()
-    for name in ("Pulumi.yaml", "components", "images", "scripts", "versions.env", ".venv"):
+    for name in ("Pulumi.yaml", "settings", "render", "components", "images", "scripts", "versions.env", ".venv"):
         (folder / name).symlink_to(ROOT / name)
     if count:
         (folder / "__main__.py").symlink_to(ROOT / "__main__.py")

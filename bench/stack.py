@@ -20,7 +20,7 @@ from kubernetes import client, config  # type: ignore[import-untyped]
 from bench import timeline
 from bench.figures import Figure
 from bench.programs import Project
-from components.render import NAMESPACE, VIDEO
+from settings.names import NAMESPACE, VIDEO
 from tests.pulumi_cli import ROOT, Stack
 
 OUT = Path(__file__).parent / "out"

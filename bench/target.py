@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from bench.inputs import CONFIG
-from components.render import Disks, spdk_args, spdk_config, vhost_config
+from render.vhost import Disks, spdk_args, spdk_config, vhost_config
+from settings.budgets import vhost_memory_mib
 
 NAME = "spdk-k8s-bench-target"
 
@@ -23,7 +24,7 @@ def start(image: str, count: int, spdk: bool) -> float:
         block_size=CONFIG.vhost.block_size,
         queues=CONFIG.vm.queues,
     )
-    memory = CONFIG.vhost_memory_mib
+    memory = vhost_memory_mib(CONFIG)
     arguments = spdk_args(memory_mib=memory, cpu_mask=CONFIG.vhost.cpu_mask, hugepages=False, pci=False) if spdk else []
     with tempfile.TemporaryDirectory() as folder:
         config, sockets = Path(folder, "config"), Path(folder, "sockets")

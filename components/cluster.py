@@ -10,9 +10,10 @@ from ipaddress import IPv4Address, IPv4Network
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import render
 from components.hosts import Host
 from components.images import ROOT, Images
+from render.cni import cni_config, routes
+from render.kubeadm import kubeadm_init, kubeadm_join
 
 PACKAGES = " ".join((ROOT / "node" / "packages-node").read_text().split())
 
@@ -121,7 +122,7 @@ class Cluster(pulumi.ComponentResource):
             {
                 "NODE": master.name,
                 "CONFIG": pulumi.Output.all(args.registry, master.in_container, *upstream.values()).apply(
-                    lambda v: render.kubeadm_init(  # when they are all pushed
+                    lambda v: kubeadm_init(  # when they are all pushed
                         version=versions.kubernetes,
                         repository=str(v[0]),
                         address=address,
@@ -197,8 +198,8 @@ class Cluster(pulumi.ComponentResource):
                 "BUNDLE": self.bundle,
                 "PAUSE": self.pause,
                 "PACKAGES": PACKAGES,
-                "CNI_CONFIG": render.cni_config(self._args.pod_cidr, number),
-                "ROUTES": render.routes(self._args.pod_cidr, list(nodes.values()), number),
+                "CNI_CONFIG": cni_config(self._args.pod_cidr, number),
+                "ROUTES": routes(self._args.pod_cidr, list(nodes.values()), number),
                 "NODE_IP": str(nodes[host.name]),
                 "SYNC": sync,
             },
@@ -215,7 +216,7 @@ class Cluster(pulumi.ComponentResource):
                 "NODE": host.name,
                 "KUBECONFIG_TEXT": self.kubeconfig,
                 "CONFIG": pulumi.Output.all(host.in_container, self._ca_hash).apply(
-                    lambda v: render.kubeadm_join(
+                    lambda v: kubeadm_join(
                         node=host.name,
                         api_server=self._api_server,
                         ca_hash=str(v[1]),

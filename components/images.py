@@ -13,7 +13,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components.hosts import STEP, here
-from components.pins import PINS
+from settings.pins import PINS
 
 ROOT = Path(__file__).parent.parent / "images"
 

@@ -9,7 +9,7 @@ import pulumi
 from pulumi_command import local, remote
 
 from components.hosts import Host, Keys, script
-from components.settings import SshHost, SshServer
+from settings.models import SshHost, SshServer
 
 FIRST_DIALS = 3  # a host that exists answers, or there is something to mend
 DIALS = 10  # once it has: sshd turns some away when many come at once (MaxStartups)
@@ -20,7 +20,7 @@ class LabMachinesArgs:
     hosts: Mapping[str, SshHost]
     """Name -> how to log in there."""
     needs: Mapping[str, Mapping[str, str]]
-    """Name -> what scripts/preflight.sh must find there: Settings.needs."""
+    """Name -> what scripts/preflight.sh must find there: render.preflight.needs."""
     guests: Sequence[str] = ()
     """Names of the VMs that will run on them: their keys are made here."""
     holding: Collection[str] = ()
@@ -38,7 +38,7 @@ class LabMachines(pulumi.ComponentResource):
     import pulumi
 
     from components.lab_machines import LabMachines, LabMachinesArgs
-    from components.settings import SshHost
+    from settings.models import SshHost
 
     server = SshHost(
         address=IPv4Address("192.0.2.11"),

@@ -9,8 +9,8 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components import render
 from components.hosts import STEP, Host, here
+from render.registry import registry_config, registry_hosts
 
 USER = "spdk-k8s"
 
@@ -66,7 +66,7 @@ class Registry(pulumi.ComponentResource):
             name,
             "registry",
             {
-                "CONFIG": render.registry_config(port=port, tls=tls),
+                "CONFIG": registry_config(port=port, tls=tls),
                 "CERTIFICATE": part("certificate") if tls else "",
                 "KEY": part("key") if tls else "",
                 "CA": ca,
@@ -96,7 +96,7 @@ class Registry(pulumi.ComponentResource):
             "REGISTRY": self.address,
             "REGISTRY_CA": ca,
             "REGISTRY_HOSTS": pulumi.Output.all(url, self.address, part("password")).apply(
-                lambda v: render.registry_hosts(v[0], host=v[1], user=USER, password=v[2], tls=tls)
+                lambda v: registry_hosts(v[0], host=v[1], user=USER, password=v[2], tls=tls)
             ),
         }
         self.register_outputs({"address": self.address})

@@ -10,8 +10,9 @@ import pulumi
 import pulumi_kubernetes as kubernetes
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeArgsDict, VolumeMountArgsDict
 
-from components import render
 from components.hosts import Host
+from render.vhost import BDEV_FOLDER, Disks, spdk_args, spdk_config, vhost_config
+from settings.names import SOCKETS, STATE
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class VhostArgs:
     backend: Literal["spdk", "qemu-storage-daemon"]
     host: Host
     """A node of the cluster, labelled type1=NAME."""
-    disks: render.Disks
+    disks: Disks
     memory_mib: int
     """What the target and its disks take, MiB."""
-    files: str = f"{render.STATE}/disks"
+    files: str = f"{STATE}/disks"
     """The host's folder for the files of bdev aio."""
     cpu_mask: str = "0x1"
     """SPDK polls on these cores …"""
@@ -49,7 +50,7 @@ class Vhost(pulumi.ComponentResource):
     import pulumi_kubernetes as kubernetes
 
     from components.hosts import Host
-    from components.render import Disks
+    from render.vhost import Disks
     from components.vhost import Vhost, VhostArgs
 
     config = pulumi.Config()
@@ -77,11 +78,11 @@ class Vhost(pulumi.ComponentResource):
         pod, namespace, disks = args.pod, args.namespace, args.disks
         spdk = args.backend == "spdk"
         hugepages = spdk and args.hugepage_size != "none"
-        config = {"vhost.json": render.vhost_config(disks)}
+        config = {"vhost.json": vhost_config(disks)}
         command: list[str] = []
         if spdk:
-            config["spdk.json"] = render.spdk_config(disks)
-            command = render.spdk_args(
+            config["spdk.json"] = spdk_config(disks)
+            command = spdk_args(
                 memory_mib=args.memory_mib, cpu_mask=args.cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
             )
         config_map = kubernetes.core.v1.ConfigMap(
@@ -94,7 +95,7 @@ class Vhost(pulumi.ComponentResource):
         labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [
             {"name": "config", "config_map": {"name": config_map.metadata["name"]}},
-            {"name": "sockets", "host_path": {"path": render.SOCKETS, "type": "Directory"}},
+            {"name": "sockets", "host_path": {"path": SOCKETS, "type": "Directory"}},
             {"name": "disks", "host_path": {"path": args.files, "type": "DirectoryOrCreate"}}
             if disks.bdev == "aio"
             else {"name": "disks", "empty_dir": {"medium": "Memory"}},
@@ -102,8 +103,8 @@ class Vhost(pulumi.ComponentResource):
         ]
         mounts: list[VolumeMountArgsDict] = [
             {"name": "config", "mount_path": "/etc/vhost"},
-            {"name": "sockets", "mount_path": render.SOCKETS},
-            {"name": "disks", "mount_path": render.BDEV_FOLDER},
+            {"name": "sockets", "mount_path": SOCKETS},
+            {"name": "disks", "mount_path": BDEV_FOLDER},
             {"name": "run", "mount_path": "/run/vhost"},
         ]
         limits = {"memory": f"{args.memory_mib}Mi"}
@@ -190,7 +191,7 @@ class Vhost(pulumi.ComponentResource):
                 custom_timeouts=pulumi.CustomTimeouts(create="4m", update="4m"),
             ),
         )
-        self.register_outputs({"pod": pod, "backend": args.backend, "sockets": render.SOCKETS})
+        self.register_outputs({"pod": pod, "backend": args.backend, "sockets": SOCKETS})
 
 
 def _probe(question: str, *, period: int, failures: int) -> ProbeArgsDict:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components.render import CLAIM, VIDEO_MIB
-from components.render import VIDEO as NAME
+from settings.budgets import VIDEO_MIB
+from settings.names import CLAIM
+from settings.names import VIDEO as NAME
 
 USER = 10001
 

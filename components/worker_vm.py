@@ -9,10 +9,9 @@ from typing import Literal
 
 import pulumi
 
-from components import render
 from components.hosts import SCRIPTS, Host
-
-MEDIA = "/srv/media"  # worker1's folder, and where the guest mounts it
+from render.vm import cloud_init_meta_data, cloud_init_network, cloud_init_user_data, qemu_args
+from settings.names import MEDIA, SOCKETS, VHOST
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class WorkerVmArgs:
     mac: str = "DE:AD:BE:EF:01:41"
     disk_slots: int = 32
     """PCIe root ports for vhost disks."""
-    target: str = render.VHOST
+    target: str = VHOST
     """Deployment of the vhost target that serves its disks, for messages."""
     vnc: str | None = None
     """QEMU's VNC display, such as 127.0.0.1:2."""
@@ -105,7 +104,7 @@ class WorkerVm(pulumi.ComponentResource):
         self._vm = "vm" if args.index == 0 else f"vm-{args.index + 1}"  # on its host
         tap = f"tap-spdk-k8s-{args.index}"
         user_data = pulumi.Output.all(args.authorized_key, args.host_private, args.host_public).apply(
-            lambda v: render.cloud_init_user_data(
+            lambda v: cloud_init_user_data(
                 hostname=name,
                 authorized_key=str(v[0]),
                 host_private=str(v[1]),
@@ -127,7 +126,7 @@ class WorkerVm(pulumi.ComponentResource):
                 "ACCEL": args.accel,
                 "VM": self._vm,
                 "QEMU_ARGS": "\n".join(
-                    render.qemu_args(
+                    qemu_args(
                         vm=self._vm,
                         vcpus=args.vcpus,
                         memory_mib=args.memory_mib,
@@ -139,11 +138,11 @@ class WorkerVm(pulumi.ComponentResource):
                     )
                 ),
                 "USER_DATA": pulumi.Output.secret(user_data),
-                "META_DATA": render.cloud_init_meta_data(hostname=name),
-                "NETWORK_CONFIG": render.cloud_init_network(
+                "META_DATA": cloud_init_meta_data(hostname=name),
+                "NETWORK_CONFIG": cloud_init_network(
                     mac=args.mac, address=args.address, prefix=args.prefix, gateway=args.gateway
                 ),
-                "SOCKETS": render.SOCKETS,
+                "SOCKETS": SOCKETS,
                 "TARGET": args.target,
                 "BRIDGE": "br-spdk-k8s",
                 "TAP": tap,

@@ -19,7 +19,8 @@ import pytest
 from kubernetes import client, stream
 
 from components.hosts import script
-from components.render import CLAIM, NAMESPACE, VHOST, VIDEO, disk_path
+from render.placement import disk_path
+from settings.names import CLAIM, NAMESPACE, VHOST, VIDEO
 from tests.e2e.conftest import COUNT, HUGEPAGES, Running, on_hugepages, traces
 from tests.pulumi_cli import ROOT
 
@@ -303,7 +304,7 @@ def test_a_refresh_sees_no_drift(running: Running) -> None:
 def checked(running: Running) -> subprocess.CompletedProcess[str]:
     """`make check`."""
     return subprocess.run(
-        ["python", "check.py"], env=running.stack.environment | {"PULUMI_STACK": running.stack.name},
+        ["python", "-m", "operate.check"], env=running.stack.environment | {"PULUMI_STACK": running.stack.name},
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
@@ -325,7 +326,7 @@ def test_drift_is_found_and_mended_and_the_vm_comes_back_with_every_disk_as_it_w
         assert time.monotonic() < end, said
         time.sleep(2)
     shown = subprocess.run(
-        ["python", "status.py"], env=running.stack.environment | {"PULUMI_STACK": running.stack.name},
+        ["python", "-m", "operate.status"], env=running.stack.environment | {"PULUMI_STACK": running.stack.name},
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert shown.returncode == 1

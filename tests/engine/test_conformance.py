@@ -27,7 +27,7 @@ import pulumi_kubernetes as kubernetes
 import pytest
 from pulumi_command import local, remote
 
-from components.pins import PINS
+from settings.pins import PINS
 from tests.engine.conformance import (
     CREATE,
     DELETE,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from components import render
 from components.hosts import script
+from render.registry import registry_hosts
 from tests.plain_machines import USER, Machine, PlainMachines, key_pair
 from tests.pulumi_cli import ROOT, Stack, free_subnet
 
@@ -301,7 +301,7 @@ def registry() -> Iterator[str]:
 def login(url: str, password: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """The part of scripts/node.sh that gives a node its access to the registry."""
     at = url.partition("//")[2]
-    hosts = render.registry_hosts(url, host=at, user="spdk-k8s", password=password, tls=False)
+    hosts = registry_hosts(url, host=at, user="spdk-k8s", password=password, tls=False)
     step = script("node", {"REGISTRY": at, "REGISTRY_HOSTS": hosts}).rpartition('main "$@"')[0]
     return subprocess.run(
         ["bash", "-s"], input=f"{step}\ncerts={folder}\nregistry_access </dev/null\n", capture_output=True, text=True

@@ -51,7 +51,7 @@ def policed(tmp_path: Path) -> Iterator[Stack]:
 def preview(stack: Stack, *options: str | Path) -> subprocess.CompletedProcess[str]:
     plain = {key: value for key, value in stack.environment.items() if not key.startswith("PYTHON")}  # a bare shell's
     return subprocess.run(
-        [sys.executable, "preview.py", stack.name, *options],
+        [sys.executable, "-m", "operate.preview", stack.name, *options],
         cwd=ROOT, env=plain, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 

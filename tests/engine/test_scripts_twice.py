@@ -21,11 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from components import render
 from components.cluster import PACKAGES
 from components.hosts import script
 from components.images import content_tag
-from components.pins import PINS
+from render.cni import cni_config, routes
+from render.registry import registry_config, registry_hosts
+from settings.pins import PINS
 from tests.pulumi_cli import ROOT
 
 pytestmark = pytest.mark.engine
@@ -117,7 +118,7 @@ def certificate(machine: Machine) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def registry(certificate: dict[str, str]) -> dict[str, str]:
     return {
-        "CONFIG": render.registry_config(port=5000, tls=True),
+        "CONFIG": registry_config(port=5000, tls=True),
         "CERTIFICATE": certificate["certificate"],
         "KEY": certificate["key"],
         "CA": certificate["ca"],
@@ -161,7 +162,7 @@ def bundle(folder: Path) -> str:
 def node(machine: Machine, registry: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
     """A registry that serves, with a bundle in it, and what node.sh is given."""
     machine.step("registry", "up", **registry)
-    hosts = render.registry_hosts(
+    hosts = registry_hosts(
         f"https://{REGISTRY}", host=REGISTRY, user="spdk-k8s", password=registry["PASSWORD"], tls=True
     )
     assert docker("cp", bundle(tmp_path), f"{machine.name}:/root/bundle.tar").returncode == 0
@@ -187,8 +188,8 @@ def node(machine: Machine, registry: dict[str, str], tmp_path: Path) -> Iterator
         "BUNDLE": f"{REGISTRY}/node-bundle@{digest}",
         "PAUSE": f"{REGISTRY}/pause@sha256:{'0' * 64}",
         "PACKAGES": PACKAGES,
-        "CNI_CONFIG": render.cni_config(IPv4Network("10.244.0.0/16"), 0),
-        "ROUTES": render.routes(IPv4Network("10.244.0.0/16"), [IPv4Address("127.0.0.1")], 0),
+        "CNI_CONFIG": cni_config(IPv4Network("10.244.0.0/16"), 0),
+        "ROUTES": routes(IPv4Network("10.244.0.0/16"), [IPv4Address("127.0.0.1")], 0),
         "NODE_IP": "127.0.0.1",
         "SYNC": "2s",
     }

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from components.pins import PINS
+from settings.pins import PINS
 
 ROOT = Path(__file__).parents[2]
 PULUMI = f"pulumi-v{PINS['PULUMI']}-linux-x64.tar.gz"

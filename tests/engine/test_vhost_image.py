@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from components.pins import PINS
-from components.render import Disks, spdk_args, spdk_config, vhost_config
+from render.vhost import Disks, spdk_args, spdk_config, vhost_config
+from settings.pins import PINS
 from tests.pulumi_cli import ROOT
 
 pytestmark = pytest.mark.engine

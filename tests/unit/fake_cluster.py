@@ -8,7 +8,7 @@ from typing import Any
 
 from kubernetes import client  # type: ignore[import-untyped]
 
-from components.render import CLAIM, NAMESPACE, VHOST, VIDEO
+from settings.names import CLAIM, NAMESPACE, VHOST, VIDEO
 
 DOWN = client.ApiException(status=503, reason="Service Unavailable")
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from components.config import ConfigError, load
-from components.settings import Settings, Ssh
+from render.preflight import needs
+from settings.load import ConfigError, load
+from settings.models import Settings, Ssh
 from tests.unit.recorder import Registered, of_type, run_program
 
 pytestmark = pytest.mark.unit
@@ -143,7 +144,7 @@ def test_what_a_server_must_have_follows_from_the_config() -> None:
         vhost={"backend": "spdk", "diskMib": 1024, "cpuMask": "[0-5]", "hugepageSize": "1Gi"},
         vm={"vcpus": 12, "memoryMib": 8192, "hugepageSize": "1Gi", "accel": "kvm", "diskSlots": 24},
     )
-    worker1, master = config.needs("worker1", "spdk"), config.needs("master", "spdk")
+    worker1, master = needs(config, "worker1", "spdk"), needs(config, "master", "spdk")
     assert worker1["HUGEPAGES"] == "1Gi=33"
     assert int(worker1["MEMORY_MIB"]) == 25 * 1024 + 8192 + 512
     assert (worker1["CPUS"], worker1["ACCEL"], worker1["VMS"]) == ("7", "kvm", "10.1.2.13")
@@ -154,7 +155,7 @@ def test_what_a_server_must_have_follows_from_the_config() -> None:
     assert worker1["REGISTRY"] == "10.1.2.11:5000"
     assert worker1["MEDIA_DIR"] == ""
     assert worker1["NETWORKS"] == "podCidr=10.244.0.0/16 serviceCidr=10.96.0.0/16"
-    own = loaded(numinst=24, machines=servers(), video={"mediaDir": "/srv/movies"}).needs("worker1", "spdk")
+    own = needs(loaded(numinst=24, machines=servers(), video={"mediaDir": "/srv/movies"}), "worker1", "spdk")
     assert (own["MEDIA_DIR"], own["PLAYLISTS"]) == ("/srv/movies", "24")
 
 

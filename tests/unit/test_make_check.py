@@ -10,8 +10,8 @@ import pytest
 import urllib3
 from kubernetes import client  # type: ignore[import-untyped]
 
-import check
-from components.render import VHOST, VIDEO
+from operate import check
+from settings.names import VHOST, VIDEO
 from tests.unit.fake_cluster import FakeCluster, made, node, pod, volume
 from tests.unit.recorder import run_program
 

@@ -10,10 +10,10 @@ from google.protobuf import json_format
 from pulumi_policy.deserialize import SPECIAL_SECRET_SIG, SPECIAL_SIG_KEY
 from pulumi_policy.proxy import UNKNOWN_ARRAY_VALUE, UNKNOWN_BOOLEAN_VALUE, UNKNOWN_OBJECT_VALUE, UNKNOWN_STRING_VALUE
 
-from components.config import ConfigError, load
-from components.render import VHOST
 from policy import rules
 from policy.rules import Resource
+from settings.load import ConfigError, load
+from settings.names import VHOST
 from tests.unit.recorder import run_program
 
 pytestmark = pytest.mark.unit

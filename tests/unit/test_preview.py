@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-import preview
-from preview import UNKNOWN, Preview, report
+from operate import preview
+from operate.preview import UNKNOWN, Preview, report
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.pins import PINS
+from settings.pins import PINS
 from tests.unit.recorder import Registered, of_count, of_type, run_program
 
 pytestmark = pytest.mark.unit

@@ -15,9 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from components import render
-from components.config import ConfigError, load
-from components.settings import MAX_INSTANCES, Settings
+from render.cni import cni_config, pod_subnet, routes
+from render.kubeadm import kubeadm_join
+from render.placement import mac_address, place
+from render.registry import registry_hosts
+from render.vhost import Disks, spdk_config, vhost_config
+from render.vm import cloud_init_network, cloud_init_user_data
+from settings import budgets
+from settings.load import ConfigError, load
+from settings.models import MAX_INSTANCES, Settings
 from tests.unit.recorder import ROOMY, of_count
 
 pytestmark = pytest.mark.unit
@@ -32,7 +38,7 @@ quick = settings(deadline=None, max_examples=50)
 @given(COUNT, st.integers(1, 32))
 @quick
 def test_every_instance_has_a_place_of_its_own_and_vms_share_evenly(count: int, vms: int) -> None:
-    places = [render.place(i, vms) for i in range(count)]
+    places = [place(i, vms) for i in range(count)]
     assert len(set(places)) == count
     for vm in range(vms):
         ports = [port for at, port in places if at == vm]
@@ -45,7 +51,7 @@ def test_every_instance_has_a_place_of_its_own_and_vms_share_evenly(count: int, 
 @quick
 def test_vms_have_mac_addresses_of_their_own(data: st.DataObject) -> None:
     first = data.draw(st.from_regex(r"([0-9A-F]{2}:){5}[0-9A-F]{2}", fullmatch=True))
-    addresses = [render.mac_address(first, vm) for vm in range(32)]
+    addresses = [mac_address(first, vm) for vm in range(32)]
     assert addresses[0] == first
     assert len(set(addresses)) == 32
 
@@ -107,16 +113,16 @@ def test_more_or_larger_disks_never_need_less(
         )
         for count, mib in zip(numbers, sizes, strict=True)
     )
-    assert small.memory_mib("spdk") <= large.memory_mib("spdk")
-    assert small.vhost_memory_mib <= large.vhost_memory_mib
-    for size, pages in small.hugepages("spdk").items():
-        assert pages <= large.hugepages("spdk")[size]
+    assert budgets.machine_memory_mib(small, "spdk") <= budgets.machine_memory_mib(large, "spdk")
+    assert budgets.vhost_memory_mib(small) <= budgets.vhost_memory_mib(large)
+    for size, pages in budgets.hugepages(small, "spdk").items():
+        assert pages <= budgets.hugepages(large, "spdk")[size]
     if bdev == "malloc":
         served = -(-large.numinst // layout["storageHosts"])
-        assert large.vhost_memory_mib >= served * large.vhost.disk_mib
+        assert budgets.vhost_memory_mib(large) >= served * large.vhost.disk_mib
     if page != "none":
         mib = {"2Mi": 2, "1Gi": 1024}[page]
-        assert large.hugepages("spdk")[page] * mib == large.vhost_memory_mib
+        assert budgets.hugepages(large, "spdk")[page] * mib == budgets.vhost_memory_mib(large)
 
 
 @given(COUNT, st.integers(1, 65535), st.integers(1, 65535), st.integers(1, 65535))
@@ -142,24 +148,24 @@ def test_ports_of_an_accepted_config_never_meet(count: int, http: int, rtmp: int
 
 
 @st.composite
-def some_disks(draw: st.DrawFn) -> render.Disks:
+def some_disks(draw: st.DrawFn) -> Disks:
     ordinals = sorted(draw(st.sets(st.integers(0, MAX_INSTANCES - 1), max_size=MAX_INSTANCES)))
     bdev = draw(st.sampled_from(["malloc", "aio", "nvme"]))
     devices = [f"0000:{i:02x}:00.0" for i in ordinals] if bdev == "nvme" else []
     if bdev == "aio" and draw(st.booleans()):
         devices = [f"/dev/disk/by-id/d{i}" for i in ordinals]
     size = draw(st.sampled_from([512, 4096]))
-    return render.Disks(ordinals, MAX_INSTANCES, draw(st.integers(16, 1 << 20)), size, 1, bdev, devices)
+    return Disks(ordinals, MAX_INSTANCES, draw(st.integers(16, 1 << 20)), size, 1, bdev, devices)
 
 
 @given(some_disks())
 @quick
-def test_a_target_serves_each_of_its_disks_once(disks: render.Disks) -> None:
-    plain = json.loads(render.vhost_config(disks))["disks"]
+def test_a_target_serves_each_of_its_disks_once(disks: Disks) -> None:
+    plain = json.loads(vhost_config(disks))["disks"]
     assert [d["name"] for d in plain] == [f"vhost.{i}" for i in disks.ordinals]
     files = [d["file"] for d in plain]
     assert disks.bdev == "nvme" or len(set(files)) == len(files)
-    calls = [c for s in json.loads(render.spdk_config(disks))["subsystems"] for c in s["config"]]
+    calls = [c for s in json.loads(spdk_config(disks))["subsystems"] for c in s["config"]]
     controllers = [c["params"] for c in calls if c["method"] == "vhost_create_blk_controller"]
     assert [c["ctrlr"] for c in controllers] == [f"vhost.{i}" for i in disks.ordinals]
     assert len({c["dev_name"] for c in controllers}) == len(controllers)
@@ -175,20 +181,20 @@ def test_texts_for_nodes_can_be_read_back(count: int, data: st.DataObject) -> No
     nodes = [IPv4Address("192.0.2.10") + i for i in range(count)]
     number = data.draw(st.integers(0, count - 1))
     password = data.draw(st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1))
-    own = render.pod_subnet(pod_cidr, number)
-    cni = json.loads(render.cni_config(pod_cidr, number))
+    own = pod_subnet(pod_cidr, number)
+    cni = json.loads(cni_config(pod_cidr, number))
     assert cni["plugins"][0]["ipam"]["ranges"] == [[{"subnet": str(own)}]]
-    routes = render.routes(pod_cidr, nodes, number)
-    assert routes.count("ip route replace") == count - 1
-    assert f"replace {own} " not in routes, "a node would send its own pods' traffic away"
-    hosts = render.registry_hosts("https://r:5000", host="r:5000", user="u", password=password, tls=True)
+    text = routes(pod_cidr, nodes, number)
+    assert text.count("ip route replace") == count - 1
+    assert f"replace {own} " not in text, "a node would send its own pods' traffic away"
+    hosts = registry_hosts("https://r:5000", host="r:5000", user="u", password=password, tls=True)
     assert list(tomllib.loads(hosts)["host"]) == ["https://r:5000"]
     for text in (
-        render.kubeadm_join(node=f"worker{number}", api_server="r:6443", ca_hash="sha256:0", in_container=True),
-        render.cloud_init_network(mac="DE:AD:BE:EF:01:41", address=nodes[0], prefix=24, gateway=nodes[-1]),
+        kubeadm_join(node=f"worker{number}", api_server="r:6443", ca_hash="sha256:0", in_container=True),
+        cloud_init_network(mac="DE:AD:BE:EF:01:41", address=nodes[0], prefix=24, gateway=nodes[-1]),
     ):
         assert list(yaml.safe_load_all(text))
-    user_data = render.cloud_init_user_data(
+    user_data = cloud_init_user_data(
         hostname="w", authorized_key=password, host_private=f"{password}\n", host_public=password, nameservers=["1"]
     )
     assert user_data.startswith("#cloud-config\n")
@@ -241,10 +247,10 @@ def test_any_config_is_accepted_or_refused_by_name(parts: tuple[dict[str, str], 
     try:
         accepted = load({f"spdk-k8s:{key}": text for key, text in config.items()})
         # and what is accepted can be used
-        accepted.budget("spdk")
-        accepted.backend(cpus=4, release=False)
+        budgets.in_words(accepted, "spdk")
+        budgets.choose_backend(accepted, cpus=4, release=False)
         assert len(accepted.vhost.cores) >= 1
-        assert [render.pod_subnet(accepted.cluster.pod_cidr, i) for i in range(len(accepted.machines.addresses))]
+        assert [pod_subnet(accepted.cluster.pod_cidr, i) for i in range(len(accepted.machines.addresses))]
     except ConfigError as error:
         problems = error.problems
     for problem in problems:

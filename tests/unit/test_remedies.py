@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.config import ConfigError, load
-from components.rules import put
+from settings.load import ConfigError, load
+from settings.rules import put
 
 pytestmark = pytest.mark.unit
 

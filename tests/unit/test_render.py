@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components import render
+from render.cni import cni_config, pod_subnet, routes
+from render.kubeadm import kubeadm_init, kubeadm_join
+from render.placement import FIRST_PORT_SLOT, disk_path, root_port
+from render.registry import registry_config, registry_hosts
+from render.vhost import Disks, spdk_args, spdk_config, vhost_config
+from render.vm import cloud_init_network, cloud_init_user_data, qemu_args
 
 pytestmark = pytest.mark.unit
 
@@ -18,18 +23,18 @@ NODES = [IPv4Address(f"192.0.2.{i}") for i in (11, 12, 13)]
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def disks(count: int) -> render.Disks:
-    return render.Disks(ordinals=range(count), slots=32, mib=128, block_size=4096, queues=1)
+def disks(count: int) -> Disks:
+    return Disks(ordinals=range(count), slots=32, mib=128, block_size=4096, queues=1)
 
 
 TEXTS = {
-    "registry.yml": render.registry_config(port=5000, tls=True),
-    "hosts.toml": render.registry_hosts(
+    "registry.yml": registry_config(port=5000, tls=True),
+    "hosts.toml": registry_hosts(
         "https://192.0.2.11:5000", host="192.0.2.11:5000", user="spdk-k8s", password="example", tls=True
     ),
-    "cni.conflist": render.cni_config(POD_CIDR, 1),
-    "routes.sh": render.routes(POD_CIDR, NODES, 1),
-    "kubeadm-init-container.yaml": render.kubeadm_init(
+    "cni.conflist": cni_config(POD_CIDR, 1),
+    "routes.sh": routes(POD_CIDR, NODES, 1),
+    "kubeadm-init-container.yaml": kubeadm_init(
         version="1.36.3",
         repository="192.0.2.11:5000",
         address=NODES[0],
@@ -37,26 +42,26 @@ TEXTS = {
         service_cidr=IPv4Network("10.96.0.0/16"),
         in_container=True,
     ),
-    "kubeadm-join.yaml": render.kubeadm_join(
+    "kubeadm-join.yaml": kubeadm_join(
         node="worker2", api_server="192.0.2.11:6443", ca_hash="sha256:00", in_container=False
     ),
-    "vhost.json": render.vhost_config(disks(2)),
-    "spdk.json": render.spdk_config(disks(2)),
-    "spdk-aio.json": render.spdk_config(replace(disks(1), bdev="aio")),
-    "spdk-nvme.json": render.spdk_config(replace(disks(1), bdev="nvme", devices=["0000:5e:00.0"])),
+    "vhost.json": vhost_config(disks(2)),
+    "spdk.json": spdk_config(disks(2)),
+    "spdk-aio.json": spdk_config(replace(disks(1), bdev="aio")),
+    "spdk-nvme.json": spdk_config(replace(disks(1), bdev="nvme", devices=["0000:5e:00.0"])),
     "qemu.args": "\n".join(
-        render.qemu_args(
+        qemu_args(
             vm="vm", vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=9, vnc="127.0.0.1:2"
         )
     ),
-    "user-data.yaml": render.cloud_init_user_data(
+    "user-data.yaml": cloud_init_user_data(
         hostname="worker2",
         authorized_key="ssh-ed25519 AAAA client",
         host_private="PRIVATE\n",
         host_public="PUBLIC",
         nameservers=["192.0.2.1"],
     ),
-    "network-config.yaml": render.cloud_init_network(
+    "network-config.yaml": cloud_init_network(
         mac="DE:AD:BE:EF:01:41", address=NODES[2], prefix=24, gateway=IPv4Address("192.0.2.1")
     ),
 }
@@ -72,39 +77,33 @@ def test_golden(name: str, request: pytest.FixtureRequest) -> None:
 
 def test_every_ordinal_has_a_pci_path_and_a_port_of_its_own() -> None:
     ordinals = range(128)
-    assert len({render.disk_path(i) for i in ordinals}) == 128
-    assert len({render.root_port(i) for i in ordinals}) == 128
-    assert render.disk_path(0) == "/dev/disk/by-path/pci-0000:01:00.0"
-    assert render.disk_path(127) == "/dev/disk/by-path/pci-0000:80:00.0"
+    assert len({disk_path(i) for i in ordinals}) == 128
+    assert len({root_port(i) for i in ordinals}) == 128
+    assert disk_path(0) == "/dev/disk/by-path/pci-0000:01:00.0"
+    assert disk_path(127) == "/dev/disk/by-path/pci-0000:80:00.0"
 
 
 def test_root_ports_fit_the_bus_beside_the_fixed_devices() -> None:
-    args = render.qemu_args(
-        vm="vm", vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=128, vnc=":2"
-    )
+    args = qemu_args(vm="vm", vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=128, vnc=":2")
     addresses = [word.split("addr=")[1].split(",")[0] for word in args if "addr=" in word]
     assert len(addresses) == len(set(addresses))
     slots = {int(a.partition(".")[0], 16) for a in addresses}
     assert max(slots) < 31  # 31 is q35's own
-    assert not {s for s in slots if s < render.FIRST_PORT_SLOT} & {
-        int(render.root_port(i).partition(".")[0], 16) for i in range(128)
-    }
+    assert not {s for s in slots if s < FIRST_PORT_SLOT} & {int(root_port(i).partition(".")[0], 16) for i in range(128)}
 
 
 @pytest.mark.parametrize(
     ("size", "options"), [("none", ""), ("2Mi", "hugetlb=on,hugetlbsize=2M"), ("1Gi", "hugetlb=on,hugetlbsize=1G")]
 )
 def test_the_vms_memory_is_shared_and_on_the_pages_that_are_asked_for(size: str, options: str) -> None:
-    args = render.qemu_args(
-        vm="vm", vcpus=2, memory_mib=2048, mac="", tap="tap0", disk_slots=1, vnc=None, hugepage_size=size
-    )
+    args = qemu_args(vm="vm", vcpus=2, memory_mib=2048, mac="", tap="tap0", disk_slots=1, vnc=None, hugepage_size=size)
     memory = args[args.index("-object") + 1].split(",")
     assert {"size=2048M", "share=on"} < set(memory)
     assert ",".join(word for word in memory if word.startswith("hugetlb")) == options
 
 
 def test_the_path_of_a_disk_does_not_depend_on_how_many_there_are() -> None:
-    few, many = (json.loads(render.vhost_config(disks(n))) for n in (3, 24))
+    few, many = (json.loads(vhost_config(disks(n))) for n in (3, 24))
     assert many["disks"][:3] == few["disks"]
 
 
@@ -113,7 +112,7 @@ def test_spdk_has_buffers_for_every_disk(count: int) -> None:
     """Each controller keeps its cache twice, for bdev and accel; SPDK refuses the one for which none are left."""
     made = {
         c["method"]: c["params"]
-        for s in json.loads(render.spdk_config(replace(disks(count), slots=count)))["subsystems"]
+        for s in json.loads(spdk_config(replace(disks(count), slots=count)))["subsystems"]
         for c in s["config"]
     }
     for size in ("small", "large"):
@@ -126,12 +125,12 @@ def test_spdk_has_buffers_for_every_disk(count: int) -> None:
     [(False, False, ["--no-huge", "--no-pci"]), (True, False, ["--iova-mode", "va", "--no-pci"]), (True, True, [])],
 )
 def test_spdk_asks_for_physical_addresses_only_where_it_does_dma(hugepages: bool, pci: bool, given: list[str]) -> None:
-    args = render.spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=hugepages, pci=pci)
+    args = spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=hugepages, pci=pci)
     assert args[args.index("512") + 1 :] == given
 
 
 def test_pod_subnets_never_overlap() -> None:
-    subnets = [render.pod_subnet(POD_CIDR, i) for i in range(16)]
+    subnets = [pod_subnet(POD_CIDR, i) for i in range(16)]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(subnets, 2))
 
 

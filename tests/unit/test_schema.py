@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components import schema
-from components.config import ConfigError, load
+from settings import schema
+from settings.load import ConfigError, load
 
 pytestmark = pytest.mark.unit
 
@@ -68,7 +68,7 @@ def wrong(value: Any, node: Any, at: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("name", schema.FILES)
 def test_what_is_checked_in_is_of_these_models(name: str) -> None:
     made = schema.FILES[name]()
-    assert (schema.DOCS / name).read_text() == made, "out of date; remedy: python -m components.schema"
+    assert (schema.DOCS / name).read_text() == made, "out of date; remedy: python -m settings.schema"
 
 
 # a stack of the tests' own may be there

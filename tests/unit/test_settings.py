@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from components import settings
-from components.config import ConfigError
-from components.config import load as load_raw
+from settings import budgets, models
+from settings.load import ConfigError
+from settings.load import load as load_raw
 
 pytestmark = pytest.mark.unit
 
 
-def load(**keys: object) -> settings.Settings:
+def load(**keys: object) -> models.Settings:
     return load_raw({f"spdk-k8s:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in keys.items()})
 
 
@@ -25,7 +25,7 @@ def problems(**keys: object) -> list[str]:
 def test_an_empty_config_is_the_dev_stack() -> None:
     config = load()
     assert config.numinst == 3
-    assert isinstance(config.machines, settings.Containers)
+    assert isinstance(config.machines, models.Containers)
     assert str(config.machines.addresses["worker2"]) == "172.30.97.4"
 
 
@@ -209,7 +209,7 @@ def test_other_namespaces_are_left_alone() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 24, 32])
 def test_the_memory_budget_holds_all_disks(count: int) -> None:
     config = load(numinst=count)
-    assert config.vhost_memory_mib >= count * config.vhost.disk_mib
+    assert budgets.vhost_memory_mib(config) >= count * config.vhost.disk_mib
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_memory_budget_holds_all_disks(count: int) -> None:
 def test_auto_chooses_spdk_where_it_can_run(
     keys: dict[str, object], cpus: int, release: bool, backend: str, reason: str
 ) -> None:
-    chosen, why = load(vhost=keys).backend(cpus=cpus, release=release)
+    chosen, why = budgets.choose_backend(load(vhost=keys), cpus=cpus, release=release)
     assert chosen == backend
     assert reason in why
 
@@ -245,22 +245,22 @@ def test_hugepages_are_those_of_target_and_vm_together() -> None:
         vhost={"hugepageSize": "2Mi", "memoryMib": 1024, "diskMib": 64},
         vm={"hugepageSize": "2Mi", "memoryMib": 2048},
     )
-    assert config.hugepages("spdk") == {"2Mi": 1536}
-    assert config.hugepages("qemu-storage-daemon") == {"2Mi": 1024}
-    assert "1536 hugepages of 2Mi" in config.budget("spdk")
-    assert load().hugepages("spdk") == {}
-    assert load(vhost={"hugepageSize": "1Gi"}).hugepages("spdk") == {"1Gi": 5}
+    assert budgets.hugepages(config, "spdk") == {"2Mi": 1536}
+    assert budgets.hugepages(config, "qemu-storage-daemon") == {"2Mi": 1024}
+    assert "1536 hugepages of 2Mi" in budgets.in_words(config, "spdk")
+    assert budgets.hugepages(load(), "spdk") == {}
+    assert budgets.hugepages(load(vhost={"hugepageSize": "1Gi"}), "spdk") == {"1Gi": 5}
 
 
 def test_the_machines_memory_holds_all_targets_and_vms() -> None:
-    one = load().memory_mib("spdk")
+    one = budgets.machine_memory_mib(load(), "spdk")
     assert one == 3 * 128 + (256 + 32 * 8) + 3072 + 1536
-    assert load(machines={"storageHosts": 2}).memory_mib("spdk") == one + (256 + 32 * 8) + 3072
-    assert load(vhost={"bdev": "aio"}).memory_mib("spdk") == one - 3 * 128
+    assert budgets.machine_memory_mib(load(machines={"storageHosts": 2}), "spdk") == one + (256 + 32 * 8) + 3072
+    assert budgets.machine_memory_mib(load(vhost={"bdev": "aio"}), "spdk") == one - 3 * 128
     # hugepages are taken for every slot at once
     on_hugepages = load(vhost={"hugepageSize": "2Mi"})
-    assert on_hugepages.memory_mib("spdk") == one + 29 * 128
-    assert on_hugepages.memory_mib("qemu-storage-daemon") == one
+    assert budgets.machine_memory_mib(on_hugepages, "spdk") == one + 29 * 128
+    assert budgets.machine_memory_mib(on_hugepages, "qemu-storage-daemon") == one
 
 
 def test_numbers_that_pulumi_makes_of_digits_are_taken_as_text() -> None:

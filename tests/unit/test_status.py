@@ -11,8 +11,8 @@ import pytest
 import urllib3
 from kubernetes import client  # type: ignore[import-untyped]
 
-import status
-from components.render import VHOST, VIDEO
+from operate import status
+from settings.names import VHOST, VIDEO
 from tests.unit.fake_cluster import FakeCluster, made, node, pod
 
 pytestmark = pytest.mark.unit

@@ -1,4 +1,4 @@
-"""Rules over several keys. Those about one key are in the models: components/settings.py."""
+"""Rules over several keys. Those about one key are in the models: settings/models.py."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from components.render import VIDEO_MIB
-from components.settings import (
-    MAX_INSTANCES,
-    NAMESPACE,
+from settings.budgets import (
+    VIDEO_MIB,
     VM_RESERVED_MIB,
     VM_RESERVED_MILLICPU,
     VM_RESERVED_VECTORS,
     VM_VECTORS,
-    Containers,
-    Settings,
-    Ssh,
+    vhost_need_mib,
     whole_pages,
 )
+from settings.models import MAX_INSTANCES, NAMESPACE, Containers, Settings, Ssh
 
 
 @dataclass(frozen=True)
@@ -164,9 +161,9 @@ def _disks(s: Settings) -> Iterator[Problem]:
     size, mib = s.vhost.hugepage_size, s.vhost.memory_mib
     if mib is None:  # enough for every slot
         return
-    if mib < (need := s.vhost_need_mib(s.per_host)):
+    if mib < (need := vhost_need_mib(s, s.per_host)):
         disks = f"{s.per_host} disks x {s.vhost.disk_mib} MiB and " if s.vhost.bdev == "malloc" else ""
-        rule = f"{disks}the target's own {s.vhost_need_mib(0)} MiB must fit: {need} MiB"
+        rule = f"{disks}the target's own {vhost_need_mib(s, 0)} MiB must fit: {need} MiB"
         yield Problem("vhost.memoryMib", mib, rule, put("vhost.memoryMib", need))
     elif mib != (whole := whole_pages(mib, size)):
         rule = f"must be a multiple of vhost.hugepageSize ({size})"

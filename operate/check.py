@@ -15,8 +15,8 @@ from typing import Any
 
 from kubernetes import client, stream  # type: ignore[import-untyped]
 
-from components.render import NAMESPACE, VIDEO
-from status import NO_ANSWER, TIMEOUT, claim, connect, fetch_all, last_words, outputs, ready, why
+from operate.status import NO_ANSWER, TIMEOUT, claim, connect, fetch_all, last_words, outputs, ready, why
+from settings.names import NAMESPACE, VIDEO
 
 UP = "make up"
 CONTROL_PLANE = "cluster-control-plane"

@@ -20,7 +20,7 @@ import urllib3
 import yaml
 from kubernetes import client, config  # type: ignore[import-untyped]
 
-from components.render import CLAIM, NAMESPACE, VIDEO
+from settings.names import CLAIM, NAMESPACE, VIDEO
 
 TIMEOUT = 10  # seconds for each of the API server's answers
 NO_ANSWER = (client.ApiException, urllib3.exceptions.HTTPError, OSError)

@@ -11,9 +11,9 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from components import rules, schema
-from components.rules import Problem, put, remove
-from components.settings import CONFIG_VERSION, NAMESPACE, Settings
+from settings import rules, schema
+from settings.models import CONFIG_VERSION, NAMESPACE, Settings
+from settings.rules import Problem, put, remove
 
 
 class ConfigError(ValueError):

@@ -1,7 +1,7 @@
-"""What can be configured: frozen models, and the budgets that follow from them. Imports no provider SDK.
+"""What can be configured: frozen models, with the rules of single keys.
 
-A docstring below a field is its meaning in docs/config.md and in editors: `python -m components.schema` after a change.
-Rules over several keys: components/rules.py.
+The docstring below a field is its text in docs/config.md and in editors; `python -m settings.schema` writes those.
+Rules over several keys are in settings/rules.py, budgets in settings/budgets.py.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ class Settings(Model):
 
     @property
     def vms(self) -> list[str]:
-        """Names of all VMs; instance i runs on the one of render.place."""
+        """Names of all VMs; instance i runs on the one that render.placement.place names."""
         return [vm for vms in self.machines.storage.values() for vm in vms]
 
     @property
@@ -405,115 +405,3 @@ class Settings(Model):
     def slots(self) -> int:
         """As many disks as a storage host may ever serve."""
         return self.vm.disk_slots * self.vms_per_host
-
-    @property
-    def vhost_memory_mib(self) -> int:
-        """Memory of the vhost target, MiB: disks of bdev malloc live in it, and it needs some of its own.
-
-        It has room for every disk slot of its VMs, because another size would be another pod, with blank disks.
-        """
-        return self.vhost.memory_mib or self.vhost_need_mib(self.slots)
-
-    def vhost_need_mib(self, disks: int) -> int:
-        """Memory that a target with `disks` disks in use needs, in whole pages, MiB."""
-        own = VHOST_OVERHEAD_MIB + self.slots * VHOST_OVERHEAD_MIB_PER_DISK
-        return whole_pages(own + self._disks_mib(disks), self.vhost.hugepage_size)
-
-    def _disks_mib(self, count: int) -> int:
-        return count * self.vhost.disk_mib if self.vhost.bdev == "malloc" else 0
-
-    def memory_mib(self, backend: str) -> int:
-        """What a machine needs that carries the whole stack, MiB: targets, VMs, and the nodes themselves.
-
-        Hugepages are taken at once; disks on ordinary pages as they are made.
-        """
-        on_hugepages = backend == "spdk" and self.vhost.hugepage_size != "none"
-        target = self.vhost_memory_mib if on_hugepages else self.vhost_need_mib(0)
-        disks = 0 if on_hugepages else self._disks_mib(self.numinst)
-        return len(self.machines.storage) * target + disks + len(self.vms) * self.vm.memory_mib + NODES_MIB
-
-    def hugepages(self, backend: str) -> dict[str, int]:
-        """Size -> number of hugepages that a storage host must reserve."""
-        wanted = {self.vm.hugepage_size: self.vm.memory_mib * self.vms_per_host}
-        if backend == "spdk":
-            wanted[self.vhost.hugepage_size] = wanted.get(self.vhost.hugepage_size, 0) + self.vhost_memory_mib
-        return {size: -(-mib // HUGEPAGE_MIB[size]) for size, mib in wanted.items() if size != "none"}
-
-    def needs(self, host: str, backend: str) -> dict[str, str]:
-        """What scripts/preflight.sh must find on `host`, one that exists already."""
-        machines = self.machines
-        nodes = machines.addresses
-        needs = {
-            "ADDRESS": str(nodes[host]),
-            "REGISTRY": f"{nodes['master']}:{self.registry.port}",
-            "PORTS": "10248 10249 10250 10256",
-            "NETWORKS": f"podCidr={self.cluster.pod_cidr} serviceCidr={self.cluster.service_cidr}",
-            "CPUS": "2",
-            "MEMORY_MIB": str(CONTROL_PLANE_MIB),
-            "DISK_MIB": "6144",
-        }
-        if host == "master":
-            needs["PORTS"] += f" {self.registry.port} 6443 2379 2380 2381 10257 10259"
-        if vms := machines.storage.get(host):
-            polled = self.vhost.cores if backend == "spdk" else ()
-            at_once = polled and self.vhost.hugepage_size != "none"
-            target = self.vhost_memory_mib if at_once else self.vhost_need_mib(self.per_host)
-            pages = self.hugepages(backend)
-            if self.vm.vnc:
-                needs["PORTS"] += f" {self.vm.vnc_port}"
-            needs |= {
-                "CPUS": str(max(len(polled) + 1, *(core + 1 for core in polled), 1)),  # all of them, and one more
-                "MEMORY_MIB": str(target + self.vm.memory_mib * len(vms) + NODE_MIB),
-                "DISK_MIB": str(4096 + 4096 * len(vms) + (self.per_host * self.vhost.disk_mib if self.on_files else 0)),
-                "HUGEPAGES": " ".join(f"{size}={count}" for size, count in pages.items()),
-                "ACCEL": self.vm.accel,
-                "VMS": " ".join(str(nodes[vm]) for vm in vms),
-                "NIC": machines.nic(host),
-                "MEDIA_DIR": self.video.media_dir or "",
-                "PLAYLISTS": str(self.numinst) if self.video.media_dir else "",
-            }
-        return needs
-
-    def budget(self, backend: str) -> str:
-        """What worker1 must have, in words."""
-        vms = "VM" if self.vms_per_host == 1 else f"{self.vms_per_host} VMs, each"
-        pages = [f"{count} hugepages of {size}" for size, count in self.hugepages(backend).items()]
-        return (
-            f"budget of worker1: vhost {self.vhost_memory_mib} MiB for up to {self.slots} disks of"
-            f" {self.vhost.disk_mib} MiB, {vms} {self.vm.memory_mib} MiB; {' and '.join(pages) or 'no hugepages'}"
-        )
-
-    def backend(self, *, cpus: int | None, release: bool) -> tuple[Literal["spdk", "qemu-storage-daemon"], str]:
-        """The vhost backend in use, and why.
-
-        cpus: of the machine that worker1 is on, if that is known. release: SPDK's release can be fetched.
-        """
-        if self.vhost.backend != "auto":
-            return self.vhost.backend, "it is configured"
-        if not (release or self.vhost.source):
-            return "qemu-storage-daemon", "SPDK's release cannot be reached and vhost.source names no folder"
-        polled = len(self.vhost.cores)
-        if cpus is None:
-            return "spdk", "its source can be had"
-        if cpus < (need := self.vm.vcpus + 1 + polled):
-            return "qemu-storage-daemon", f"SPDK polls on a core of its own, and {cpus} CPUs are less than {need}"
-        if cpus <= (last := max(self.vhost.cores, default=0)):
-            return "qemu-storage-daemon", f"vhost.cpuMask names core {last}, and {cpus} CPUs end at {cpus - 1}"
-        return "spdk", f"its source can be had, and of {cpus} CPUs {'one' if polled == 1 else polled} can be spared"
-
-
-def whole_pages(mib: int, size: HugepageSize) -> int:
-    """`mib`, or the next more that are whole hugepages."""
-    page = HUGEPAGE_MIB[size]
-    return -(-mib // page) * page
-
-
-NODE_MIB = 512  # kubelet, containerd and what they run beside
-CONTROL_PLANE_MIB = 1700  # as kubeadm wants it
-NODES_MIB = 1536  # control plane, kubelets and registry of a dev stack
-VHOST_OVERHEAD_MIB = 256
-VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers, see render.spdk_config
-VM_RESERVED_MILLICPU = 200  # for CoreDNS, where it lands there
-VM_RESERVED_MIB = 512  # its kernel, kubelet and containerd, and CoreDNS
-VM_VECTORS = 195  # interrupt vectors for devices, of each x86 vCPU: docs/decisions/0012
-VM_RESERVED_VECTORS = 12  # its own devices'

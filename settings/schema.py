@@ -1,6 +1,6 @@
 """What the models say of each key: in words, as JSON Schema for editors, and as a page.
 
-usage: python -m components.schema      writes docs/config.schema.json and docs/config.md
+usage: python -m settings.schema      writes docs/config.schema.json and docs/config.md
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from pydantic.alias_generators import to_camel
 
-from components import settings
-from components.settings import NAMESPACE, Settings
+from settings import models as definitions
+from settings.models import NAMESPACE, Settings
 
 Node = Mapping[str, Any]
 DOCS = Path(__file__).parent.parent / "docs"
@@ -37,7 +37,7 @@ def models() -> Node:
 def _meanings() -> dict[str, dict[str, str]]:
     """Model -> field -> the docstring below it. pydantic reads them too, but at each import: a tenth of a second."""
     found: dict[str, dict[str, str]] = {}
-    for model in ast.parse(Path(settings.__file__).read_text()).body:
+    for model in ast.parse(Path(definitions.__file__).read_text()).body:
         if not isinstance(model, ast.ClassDef):
             continue
         meanings: dict[str, str] = {}
@@ -147,7 +147,7 @@ def stack_file() -> Node:
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Stack config of spdk-k8s",
-        "description": "Made by python -m components.schema.",
+        "description": "Made by python -m settings.schema.",
         "type": "object",
         "properties": {"config": config},
         "$defs": schema["$defs"],
@@ -159,12 +159,12 @@ def stack_file() -> Node:
 PAGE = """\
 # Stack config
 
-Made from the models by `python -m components.schema`: change [settings.py](../components/settings.py), not this page.
+Made from the models by `python -m settings.schema`: change [settings/models.py](../settings/models.py), not this page.
 
 Set a key with `pulumi config set numinst 5`, or `pulumi config set --path vm.vcpus 4` where its name has a dot; \
 `pulumi config rm` brings the default back. All that is wrong is said at once, before anything is started, each with \
-the command that mends it; rules over several keys are in [rules.py](../components/rules.py). Editors that know YAML \
-schemas complete and check `Pulumi.*.yaml` by [config.schema.json](config.schema.json).
+the command that mends it; rules over several keys are in [settings/rules.py](../settings/rules.py). Editors that know \
+YAML schemas complete and check `Pulumi.*.yaml` by [config.schema.json](config.schema.json).
 """
 
 

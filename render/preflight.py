@@ -1,0 +1,40 @@
+"""What scripts/preflight.sh must find on a server."""
+
+from __future__ import annotations
+
+from settings import budgets
+from settings.models import Settings
+
+
+def needs(config: Settings, host: str, backend: budgets.Backend) -> dict[str, str]:
+    """The script's assignments for server `host`: addresses, ports, CPUs, and memory and disk in MiB."""
+    machines = config.machines
+    nodes = machines.addresses
+    values = {
+        "ADDRESS": str(nodes[host]),
+        "REGISTRY": f"{nodes['master']}:{config.registry.port}",
+        "PORTS": "10248 10249 10250 10256",
+        "NETWORKS": f"podCidr={config.cluster.pod_cidr} serviceCidr={config.cluster.service_cidr}",
+        "CPUS": "2",
+        "MEMORY_MIB": str(budgets.CONTROL_PLANE_MIB),
+        "DISK_MIB": "6144",
+    }
+    if host == "master":
+        values["PORTS"] += f" {config.registry.port} 6443 2379 2380 2381 10257 10259"
+    if vms := machines.storage.get(host):
+        if config.vm.vnc:
+            values["PORTS"] += f" {config.vm.vnc_port}"
+        files_mib = config.per_host * config.vhost.disk_mib if config.on_files else 0
+        pages = budgets.hugepages(config, backend)
+        values |= {
+            "CPUS": str(budgets.storage_host_cpus(config, backend)),
+            "MEMORY_MIB": str(budgets.storage_host_memory_mib(config, backend)),
+            "DISK_MIB": str(4096 + 4096 * len(vms) + files_mib),
+            "HUGEPAGES": " ".join(f"{size}={count}" for size, count in pages.items()),
+            "ACCEL": config.vm.accel,
+            "VMS": " ".join(str(nodes[vm]) for vm in vms),
+            "NIC": machines.nic(host),
+            "MEDIA_DIR": config.video.media_dir or "",
+            "PLAYLISTS": str(config.numinst) if config.video.media_dir else "",
+        }
+    return values
