@@ -1,1 +1,1 @@
-"""What can be configured, what follows from it, and what is wrong with it. Imports no provider SDK."""
+"""The config: its models, the rules that it must keep, and the budgets that follow from it. Imports no provider SDK."""

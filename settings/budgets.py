@@ -1,4 +1,4 @@
-"""What a config needs of the machines: memory, hugepages and CPUs. `backend` is the vhost backend in use."""
+"""Budgets: the memory, hugepages and CPUs that a config needs. `backend` is always the vhost backend in use."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from settings.models import HUGEPAGE_MIB, HugepageSize, Settings
 
 Backend = Literal["spdk", "qemu-storage-daemon"]
 
-# MiB
+# Memory in MiB.
 NODE_MIB = 512  # kubelet, containerd and system pods of one node
 NODES_MIB = 1536  # control plane, kubelets and registry of a dev stack
 CONTROL_PLANE_MIB = 1700  # kubeadm's own minimum
-VHOST_OVERHEAD_MIB = 256
-VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers: render.vhost.spdk_config
+VHOST_OVERHEAD_MIB = 256  # a target without disks
+VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers: see render.vhost.spdk_config
 VM_RESERVED_MIB = 512  # the guest's kernel, kubelet, containerd and CoreDNS
-VIDEO_MIB = 32  # the memory request of a video pod
+VIDEO_MIB = 32  # memory request of a video pod
 
-VM_RESERVED_MILLICPU = 200  # CoreDNS, if it runs there
-VM_VECTORS = 195  # interrupt vectors for devices on each x86 vCPU: docs/decisions/0012
-VM_RESERVED_VECTORS = 12  # of the VM's fixed devices
+VM_RESERVED_MILLICPU = 200  # CoreDNS, which may run on the VM
+VM_VECTORS = 195  # interrupt vectors that each x86 vCPU has for devices: see docs/decisions/0012
+VM_RESERVED_VECTORS = 12  # interrupt vectors of the VM's fixed devices
 
 
 def whole_pages(mib: int, size: HugepageSize) -> int:
-    """`mib` rounded up to whole hugepages, MiB."""
+    """`mib` in MiB, rounded up to whole pages of `size`."""
     page = HUGEPAGE_MIB[size]
     return -(-mib // page) * page
 
 
 def vhost_memory_mib(config: Settings) -> int:
-    """Memory of a vhost target, MiB.
+    """Memory of a vhost target in MiB.
 
-    The default has room for every disk slot of its VMs: a change of this size replaces the pod, and blanks its disks.
+    The default has room for a disk in every slot of the target's VMs. It must not depend on numinst: a changed size
+    replaces the pod, and disks in memory are blank after that.
     """
     return config.vhost.memory_mib or vhost_need_mib(config, config.slots)
 
 
 def vhost_need_mib(config: Settings, disks: int) -> int:
-    """Memory that a target with `disks` disks needs, MiB in whole pages."""
+    """Memory in MiB, in whole pages, that a vhost target with `disks` disks needs."""
     own = VHOST_OVERHEAD_MIB + config.slots * VHOST_OVERHEAD_MIB_PER_DISK
     return whole_pages(own + _disks_mib(config, disks), config.vhost.hugepage_size)
 
@@ -47,14 +48,14 @@ def _disks_mib(config: Settings, count: int) -> int:
 
 
 def on_hugepages(config: Settings, backend: Backend) -> bool:
-    """Whether the target's memory is on hugepages."""
+    """Whether the vhost target's memory is on hugepages."""
     return backend == "spdk" and config.vhost.hugepage_size != "none"
 
 
 def machine_memory_mib(config: Settings, backend: Backend) -> int:
-    """Memory that a machine needs to carry the whole dev stack, MiB.
+    """Memory in MiB that one machine needs for the whole dev stack.
 
-    Hugepages are allocated at once, disks on ordinary pages only as they are made.
+    Hugepages are allocated for every slot at once, ordinary pages only for disks that exist.
     """
     at_once = on_hugepages(config, backend)
     target = vhost_memory_mib(config) if at_once else vhost_need_mib(config, 0)
@@ -63,13 +64,13 @@ def machine_memory_mib(config: Settings, backend: Backend) -> int:
 
 
 def storage_host_memory_mib(config: Settings, backend: Backend) -> int:
-    """Memory that the fullest storage host needs, MiB."""
+    """Memory in MiB that the storage host with the most instances needs."""
     target = vhost_memory_mib(config) if on_hugepages(config, backend) else vhost_need_mib(config, config.per_host)
     return target + config.vm.memory_mib * config.vms_per_host + NODE_MIB
 
 
 def hugepages(config: Settings, backend: Backend) -> dict[str, int]:
-    """Hugepages that a storage host must reserve: size ("2Mi", "1Gi") -> count."""
+    """Hugepages that the program reserves on a storage host: size ("2Mi", "1Gi") -> number of pages."""
     wanted: dict[HugepageSize, int] = {config.vm.hugepage_size: config.vm.memory_mib * config.vms_per_host}
     if backend == "spdk":
         size = config.vhost.hugepage_size
@@ -78,13 +79,13 @@ def hugepages(config: Settings, backend: Backend) -> dict[str, int]:
 
 
 def storage_host_cpus(config: Settings, backend: Backend) -> int:
-    """CPUs that a storage host must have: every core that SPDK polls on, and one more."""
+    """Number of CPUs that a storage host must have: every core that SPDK polls on, and one more."""
     polled = config.vhost.cores if backend == "spdk" else ()
     return max(len(polled) + 1, *(core + 1 for core in polled), 1)
 
 
 def in_words(config: Settings, backend: Backend) -> str:
-    """What a storage host must have, as a sentence."""
+    """The budget of a storage host as one line of text."""
     vms = "VM" if config.vms_per_host == 1 else f"{config.vms_per_host} VMs, each"
     pages = [f"{count} hugepages of {size}" for size, count in hugepages(config, backend).items()]
     return (
@@ -94,9 +95,10 @@ def in_words(config: Settings, backend: Backend) -> str:
 
 
 def choose_backend(config: Settings, *, cpus: int | None, release: bool) -> tuple[Backend, str]:
-    """The vhost backend to use, and why.
+    """The vhost backend to use, and the reason.
 
-    cpus: of the machine that worker1 runs on; None: unknown. release: SPDK's release can be downloaded.
+    cpus: number of CPUs of the machine that worker1 runs on; None: unknown. release: whether SPDK's pinned release can
+    be downloaded.
     """
     if config.vhost.backend != "auto":
         return config.vhost.backend, "it is configured"

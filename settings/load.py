@@ -1,4 +1,4 @@
-"""A stack's config, text as Pulumi gives it -> Settings; or all that is wrong with it, at once."""
+"""Load a stack's config: from the text that Pulumi gives to Settings, or to a ConfigError with every broken rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from settings.rules import Problem, put, remove
 
 
 class ConfigError(ValueError):
-    """The config breaks a rule. `problems` holds every broken one, each with its key, value, rule and remedy."""
+    """The config breaks rules. problems: a line for each, with key, value, rule and remedy."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -33,17 +33,18 @@ def load(
     preview: bool = False,
     is_secret: Callable[[str], bool] = lambda key: True,
 ) -> Settings:
-    """`raw`: the stack's config, full key -> text as Pulumi gives it (JSON for structures). cpus: of this machine.
-    preview: no machine will be reached, so keys that log in may be missing. is_secret: does the stack's file keep
-    `key`, or a part of it, encrypted?
+    """Return the settings of a stack. Raises ConfigError with every broken rule at once.
 
-    Raises ConfigError with every broken rule at once. Keys of other namespaces are not ours to judge.
+    raw: the stack's config, full key -> text as Pulumi gives it (JSON for structures); other namespaces are ignored.
+    cpus: number of CPUs of this machine; None: unknown.
+    preview: no machine will be reached, so private SSH keys may be missing.
+    is_secret: whether the stack's file keeps the value of a full key, or a part of it, encrypted.
     """
     values = {
         key.removeprefix(f"{NAMESPACE}:"): _parse(text) for key, text in raw.items() if key.startswith(f"{NAMESPACE}:")
     }
     version = values.get("configVersion")
-    if isinstance(version, int) and version > CONFIG_VERSION:  # whatever else it says is not for this one to judge
+    if isinstance(version, int) and version > CONFIG_VERSION:  # its other keys may be unknown here
         rule = f"is newer than this checkout, which knows version {CONFIG_VERSION}"
         raise ConfigError([str(Problem("configVersion", version, rule, "git pull && make setup"))])
     machines = values.get("machines")
@@ -80,7 +81,7 @@ def _explain(item: ErrorDetails) -> Problem:
         return Problem(key, None, f"there is no such key in this version{also}", remove(key))
     if item["type"] == "missing":
         return Problem(key, None, "is required", _mend(place, missing=True))
-    # of a structure, and of what should be one, nothing is shown: it may hold a private key
+    # A structure, or a value where one should be, may hold a private key: do not show it.
     hidden = "type" not in node or node["type"] == "object" or place[-1] in schema.SECRETS
     value = item["input"]
     if item["type"] == "union_tag_invalid":
@@ -93,14 +94,17 @@ HIDDEN = "(hidden)"
 
 
 def _mend(place: Place, *, missing: bool = False) -> str:
-    """Brings a value that is right: the default, or an example of what is required."""
+    """The command that corrects the value at `place`: it sets the default, or an example where there is no default.
+
+    missing: the key is required and absent; for a structure, the command sets each of its required keys.
+    """
     key, node = _key(place), schema.at(place)
     if missing and "properties" in node:
         return " && ".join(_mend((*place, name), missing=True) for name in node.get("required", ()))
     if place[-1] in KEYS:
         return put(key, "")
     default = node.get("default")
-    # `pulumi config set` of true where there is text leaves text
+    # Not for booleans: `pulumi config set KEY true` keeps a text if the old value was text. Removing the key works.
     if isinstance(default, (str, int)) and not isinstance(default, bool):
         return put(key, default)
     if missing or isinstance(place[-1], int) or ("properties" not in node and _required(place)):
@@ -108,7 +112,7 @@ def _mend(place: Place, *, missing: bool = False) -> str:
     return remove(key)
 
 
-KEYS = ("hostKey", "privateKey")  # put knows where they are
+KEYS = ("hostKey", "privateKey")  # `put` reads them from the host or a file
 
 
 def _required(place: Place) -> bool:
@@ -116,7 +120,7 @@ def _required(place: Place) -> bool:
 
 
 Place = tuple[str | int, ...]
-"""Of a value in the models, as in pydantic's errors: the kind of the machines is a part of it."""
+"""Where a value is in the models: a `loc` of a pydantic error. It includes the kind of the machines, a key does not."""
 
 
 def _place(item: ErrorDetails) -> Place:
@@ -124,7 +128,7 @@ def _place(item: ErrorDetails) -> Place:
 
 
 def _keys(place: Place) -> Place:
-    """The same in the config."""
+    """`place` as keys of the config, without the kind."""
     return tuple(part for i, part in enumerate(place) if "discriminator" not in schema.at(place[:i]) or part == "kind")
 
 
@@ -133,7 +137,10 @@ def _key(place: Place) -> str:
 
 
 def _mended(values: dict[str, Any], found: list[ErrorDetails]) -> Settings | None:
-    """`values` without what is wrong by itself, so that rules over several keys can be asked; None where some lacks."""
+    """Settings of `values` without the wrong ones, so that rules over several keys can be checked in the same run.
+
+    None if a required key is missing.
+    """
     for item in found:
         *outer, last = takewhile(lambda part: isinstance(part, str), _keys(_place(item)))
         inside: Any = values

@@ -1,6 +1,7 @@
-"""What can be configured: frozen models, with the rules of single keys.
+"""The config as frozen pydantic models. Each field holds the rules about its own key.
 
-The docstring below a field is its text in docs/config.md and in editors; `python -m settings.schema` writes those.
+The docstring below a field is the text that users read in docs/config.md and in their editor. Run
+`python -m settings.schema` after a change: it writes docs/config.md and docs/config.schema.json.
 Rules over several keys are in settings/rules.py, budgets in settings/budgets.py.
 """
 
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 NAMESPACE = "spdk-k8s"
-CONFIG_VERSION = 1  # raised when a key of earlier checkouts goes, or means something else
+CONFIG_VERSION = 1  # raise it when a key is removed or changes its meaning
 MAX_INSTANCES = 128
 
 
@@ -37,14 +38,14 @@ def _address(value: object) -> object:
 
 
 def _special(address: IPv4Address) -> bool:
-    """One that no machine can be reached at from another."""
+    """Whether no other machine can reach a machine at `address`: loopback, link-local, multicast, reserved."""
     here = address in IPv4Network("0.0.0.0/8") or address.is_loopback or address.is_link_local
     return here or address.is_multicast or address.is_reserved
 
 
 def _reachable(address: IPv4Address) -> IPv4Address:
     if _special(address):
-        raise ValueError("must be an address at which the other machines reach it")
+        raise ValueError("must be an address at which other machines can reach this one")
     return address
 
 
@@ -53,17 +54,17 @@ def _tuple(value: object) -> object:
 
 
 def _digits(value: object) -> object:
-    """`pulumi config set --path` writes a text of digits as a number."""
+    """Turn an integer back into text: `pulumi config set --path` stores "2" as the number 2."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _text(pattern: str, rule: str, example: str) -> Any:
-    """A field of text that has a form. rule: in words, as editors and errors show it."""
+    """A text field that must match `pattern`. rule: the same in words, shown by editors and error messages."""
     return Field(pattern=pattern, examples=[example], json_schema_extra={"patternErrorMessage": rule})
 
 
 def _form(pattern: str, rule: str, **more: object) -> WithJsonSchema:
-    """The same for values that are no text here."""
+    """JSON Schema of a field that the config holds as text and Python as another type. rule: see `_text`."""
     return WithJsonSchema({"type": "string", "pattern": pattern, "patternErrorMessage": rule, **more})
 
 
@@ -79,13 +80,13 @@ Address = Annotated[
 NodeAddress = Annotated[Address, AfterValidator(_reachable)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 UnprivilegedPort = Annotated[int, Field(ge=1024, le=65535)]
-Path = Annotated[str, _text(r"^/[\w./-]*\w/?$", "must be an absolute path, without blanks", "/srv/spdk-k8s")]
+Path = Annotated[str, _text(r"^/[\w./-]*\w/?$", "must be an absolute path without blanks", "/srv/spdk-k8s")]
 _CPU = r"^[1-9][0-9]{0,5}m?$"
 Cpu = Annotated[
     str,
     BeforeValidator(_digits),
     Field(pattern=_CPU),
-    _form(_CPU, "must be whole CPUs (2) or thousandths of one (500m)", type=["string", "integer"], minimum=1),
+    _form(_CPU, "must be whole CPUs (2) or thousandths of a CPU (500m)", type=["string", "integer"], minimum=1),
 ]
 _HOST_KEY = r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) AAAA[0-9A-Za-z+/]*={0,2}( .*)?$"
 _PRIVATE_KEY = r"^-----BEGIN [A-Z ]*PRIVATE KEY-----\n"
@@ -94,16 +95,17 @@ HUGEPAGE_MIB = {"none": 1, "2Mi": 2, "1Gi": 1024}
 
 
 class Containers(Model):
-    """The dev stack's machines: containers on a Docker network of their own."""
+    """The machines of the dev stack: the program creates them as containers on a Docker network of their own."""
 
     kind: Literal["containers"] = "containers"
-    """Who makes the machines: containers of this program, or ssh: machines that exist."""
+    """`containers`: the program creates the machines. `ssh`: the machines exist and are reached by SSH."""
     subnet: Network = IPv4Network("172.30.97.0/24")
-    """Of the Docker network: the engine has its first address, machines and VMs the next; no other network meets it."""
+    """Subnet of the Docker network. The gateway gets the first address, machines and VMs the next ones. The subnet
+    must not overlap any other network."""
     storage_hosts: Annotated[int, Field(ge=1, le=8)] = 1
-    """Machines with a vhost target."""
+    """Number of storage hosts. Each one runs a vhost target."""
     vms_per_host: Annotated[int, Field(ge=1, le=4)] = 1
-    """Worker VMs on each of them; instances are spread over all VMs in turn."""
+    """Number of worker VMs on each storage host. Instances are spread over all VMs in turn."""
 
     @property
     def gateway(self) -> IPv4Address:
@@ -111,7 +113,7 @@ class Containers(Model):
 
     @property
     def storage(self) -> dict[str, list[str]]:
-        """Storage host -> its VMs: worker1 with worker2, and so on."""
+        """Storage host -> names of its VMs, numbered on: {"worker1": ["worker2"], "worker3": ["worker4"]}."""
         each = 1 + self.vms_per_host
         names = [f"worker{i + 1}" for i in range(self.storage_hosts * each)]
         return {names[i]: names[i + 1 : i + each] for i in range(0, len(names), each)}
@@ -127,65 +129,66 @@ class Containers(Model):
         return self.subnet.prefixlen
 
     def nameservers(self, host: str) -> list[str]:
-        """Of the VMs on `host`: it passes questions on to the engine's resolver."""
+        """Name servers of the VMs on `host`: the host itself, which forwards queries to Docker's resolver."""
         return [str(self.addresses[host])]
 
     def nic(self, host: str) -> str:
-        """For the VMs on `host`."""
+        """Network card for the VMs on `host`. Empty: the card that carries the host's address."""
         return ""
 
 
 class SshServer(Model):
-    """How to log in to a machine that exists already."""
+    """How to log in to an existing machine."""
 
     address: Address
-    """The machine's own: the others reach it there too."""
-    user: Annotated[str, _text(r"^[a-z_][a-z0-9_-]*$", "must be the name of a user", "root")] = "root"
-    """root, or one with sudo that asks for no password."""
+    """IPv4 address of the machine. Pulumi connects to it by SSH."""
+    user: Annotated[str, _text(r"^[a-z_][a-z0-9_-]*$", "must be a user name", "root")] = "root"
+    """User that logs in: root, or a user whose sudo asks for no password."""
     port: Port = 22
-    """Of SSH."""
+    """SSH port."""
     host_key: Annotated[str, _text(_HOST_KEY, "must be a public key as ssh-keyscan prints it: ssh-ed25519 AAAA…", "")]
-    """The machine's public key: what ssh-keyscan prints, without the address."""
+    """Public host key of the machine: the output of ssh-keyscan without the address. A machine with another key is
+    refused."""
     private_key: (
         Annotated[
             str, _text(_PRIVATE_KEY, "must be a private key: a file that begins with -----BEGIN … PRIVATE KEY-----", "")
         ]
         | None
     ) = Field(default=None, repr=False)
-    """Of the user, a secret; up wants it, a preview does without."""
+    """Private SSH key of the user, stored as a secret. `up` requires it, a preview does not."""
 
 
 class SshHost(SshServer):
-    """A machine that becomes a node."""
+    """An existing machine that becomes a node of the cluster."""
 
     address: NodeAddress
-    """Where all others reach it: all nodes are in one network."""
+    """IPv4 address at which Pulumi and the other nodes reach the machine. All nodes must be in one network."""
     jump_host: SshServer | None = None
-    """A machine to go through where there is no direct way."""
+    """SSH jump host in front of the machine, where there is no direct connection."""
 
 
 class SshStorageHost(SshHost):
-    """One with a vhost target and the VM."""
+    """An existing machine that runs a vhost target and a worker VM."""
 
     nic: Annotated[str, _text(r"^[\w.-]{0,15}$", "must be the name of a network card", "eth0")] = ""
-    """Network card for the VM, or a bridge that has one; none: the card that carries the address."""
+    """Network card that connects the VM, or a bridge with such a card. Default: the card that carries `address`."""
 
 
 class SshGuest(Model):
-    """The worker VM's place in the network of worker1."""
+    """Network settings of the worker VM."""
 
     address: NodeAddress
-    """A free one in worker1's network."""
+    """IPv4 address of the VM: a free address in worker1's network."""
     gateway: NodeAddress
-    """Of that network."""
+    """Default gateway of worker1's network."""
     prefix: Annotated[int, Field(ge=8, le=29)] = 24
-    """Its length."""
+    """Prefix length of worker1's network, in bits."""
     nameservers: Annotated[tuple[Address, ...], BeforeValidator(_tuple)] = ()
-    """None: the gateway."""
+    """IPv4 addresses of the VM's name servers. Default: the gateway."""
 
 
 class Ssh(Model):
-    """The lab stack's machines: existing hosts reached by SSH."""
+    """The machines of the lab stack: existing hosts, reached by SSH."""
 
     kind: Literal["ssh"]
     master: SshHost
@@ -194,7 +197,7 @@ class Ssh(Model):
 
     @property
     def network(self) -> IPv4Network:
-        """All nodes': the VM is connected to worker1's card, and each node has a route by each other one."""
+        """The network of all nodes. The VM shares worker1's card, and nodes route pod traffic to each other."""
         return IPv4Network(f"{self.worker1.address}/{self.prefix}", strict=False)
 
     @property
@@ -203,7 +206,7 @@ class Ssh(Model):
 
     @property
     def servers(self) -> dict[str, SshServer]:
-        """Key -> each one to log in to, jump hosts among them."""
+        """Config key -> server, for every server that Pulumi logs in to, jump hosts included."""
         found: dict[str, SshServer] = {}
         for name, host in self.hosts.items():
             found[f"machines.{name}"] = host
@@ -220,16 +223,16 @@ class Ssh(Model):
         return self.worker2.prefix
 
     def nameservers(self, host: str) -> list[str]:
-        """Of the VM on `host`."""
+        """Name servers of the VM on `host`."""
         return [str(n) for n in self.worker2.nameservers or (self.gateway,)]
 
     def nic(self, host: str) -> str:
-        """For the VM on `host`."""
+        """Network card for the VM on `host`. Empty: the card that carries the host's address."""
         return self.worker1.nic
 
     @property
     def storage(self) -> dict[str, list[str]]:
-        """Storage host -> its VMs."""
+        """Storage host -> names of its VMs."""
         return {"worker1": ["worker2"]}
 
     @property
@@ -245,61 +248,69 @@ class Registry(Model):
     """The private registry on master."""
 
     port: UnprivilegedPort = 5000
-    """Not one that Kubernetes uses; the registry is a service without privileges."""
+    """TCP port of the registry. Ports that Kubernetes uses are refused."""
     tls: bool = True
-    """With a certificate of a CA that the program makes; false: plain HTTP, for labs that insist."""
+    """`true`: HTTPS, with a certificate from a CA that the program creates. `false`: plain HTTP; your Docker engine
+    must then list the registry under insecure-registries."""
 
 
 class Cluster(Model):
     """The kubeadm cluster."""
 
     pod_cidr: Network = IPv4Network("10.244.0.0/16")
-    """Pods' addresses: each node has a /24 of it; no other network meets it."""
+    """Network of the pods. Each node gets a /24 of it. It must not overlap any other network."""
     service_cidr: Network = IPv4Network("10.96.0.0/16")
-    """Services' addresses, /12 to /28; no other network meets it."""
+    """Network of the Services, /12 to /28. It must not overlap any other network."""
 
 
 class Vhost(Model):
-    """The vhost target that serves the disks."""
+    """The vhost target on each storage host, which serves the disks."""
 
     backend: Literal["auto", "spdk", "qemu-storage-daemon"] = "auto"
-    """auto: SPDK where its source can be had and cores can be spared for polling, else qemu-storage-daemon."""
+    """Vhost target. `auto` chooses SPDK where its source is available and CPU cores are free for polling, else
+    qemu-storage-daemon."""
     source: str | None = None
-    """Folder with SPDK's source and its submodules dpdk, isa-l and isa-l-crypto; none: the pinned release."""
+    """Local folder with SPDK's source, including the submodules dpdk, isa-l and isa-l-crypto. Default: download the
+    pinned release."""
     bdev: Literal["malloc", "aio", "nvme"] = "malloc"
-    """What a disk is: memory of the target; a file or block device on worker1, which survive it; an NVMe device."""
+    """What a disk is made of. `malloc`: memory of the target, lost when the target restarts. `aio`: a file or block
+    device on the storage host. `nvme`: an NVMe device, SPDK only."""
     disk_mib: Annotated[int, Field(ge=16, le=1 << 20)] = 128
-    """Size of each disk, MiB."""
+    """Size of each disk in MiB."""
     block_size: Literal[512, 4096] = 4096
-    """Of the disks, bytes."""
+    """Logical block size of each disk in bytes."""
     files: Annotated[
         str,
         _text(
             r"^/(var/lib/spdk-k8s/disks|mnt|srv)(/[\w-][\w.-]*)*/?$",
-            "must be in /mnt or /srv, or the default: the policy host-access grants no other folder",
+            "must be the default or a folder in /mnt or /srv: the policy host-access grants no other folder",
             "/srv/disks",
         ),
     ] = "/var/lib/spdk-k8s/disks"
-    """Folder on worker1 with the files vhost.0, … of bdev aio; the default goes with the stack, once unprotected."""
+    """Folder on the storage host that holds the disk files vhost.0, vhost.1, … of bdev `aio`. On a server, destroy
+    deletes the default folder, but only after you unprotect it, and keeps a folder in /mnt or /srv."""
     devices: Annotated[tuple[Annotated[str, Field(examples=["/dev/sdb"])], ...], BeforeValidator(_tuple)] = ()
-    """Block devices (aio, instead of files) or PCI addresses (nvme) on worker1, in the order of the ordinals."""
+    """Devices on the storage host, one for each of its instances, in the order of their ordinals. `aio`: block
+    devices to use instead of files. `nvme`: PCI addresses."""
     memory_mib: Annotated[int, Field(ge=64, le=1 << 24)] | None = None
-    """Memory of the target, MiB, in whole hugepages: its own and disks of bdev malloc; none: enough for every slot."""
+    """Memory of the target in MiB, a multiple of hugepageSize. It holds the target's own buffers and the disks of
+    bdev `malloc`. Default: enough for a disk in every slot."""
     cpu_mask: Annotated[
         str,
         _text(
             r"^(0x[0-9a-fA-F]{1,64}|\[[0-9]{1,3}(-[0-9]{1,3})?(,[0-9]{1,3}(-[0-9]{1,3})?)*\])$",
-            "must be a mask (0x3f) or a list ([0-5]) of cores",
+            "must be a mask (0x3f) or a list ([0-5]) of CPU cores",
             "0x1",
         ),
     ] = "0x1"
-    """Cores that SPDK polls on, all there and one more: 0x3f or [0-5]."""
+    """CPU cores that SPDK polls on, as a mask (0x3f) or a list ([0-5]). The host must have all of them and one more."""
     hugepage_size: HugepageSize = "none"
-    """Pages of SPDK's memory, reserved on worker1; none: ordinary pages, without DMA to NVMe devices."""
+    """Hugepages for SPDK's memory. The program reserves them on the storage host. `none`: ordinary pages, without
+    DMA to NVMe devices."""
 
     @property
     def cores(self) -> frozenset[int]:
-        """CPU numbers of `cpu_mask`."""
+        """The CPU numbers that `cpu_mask` names."""
         if self.cpu_mask.startswith("0x"):
             mask = int(self.cpu_mask, 16)
             return frozenset(i for i in range(mask.bit_length()) if mask >> i & 1)
@@ -308,37 +319,38 @@ class Vhost(Model):
 
 
 class Vm(Model):
-    """The worker VMs, all alike."""
+    """The worker VMs. All of them are alike."""
 
     vcpus: Annotated[int, Field(ge=1, le=128)] = 2
-    """Virtual CPUs."""
+    """Number of virtual CPUs."""
     memory_mib: Annotated[int, Field(ge=1024, le=1 << 24)] = 3072
-    """Memory, MiB, in whole hugepages: 32 for each pod and 512."""
+    """Memory of the VM in MiB, a multiple of hugepageSize. At least 512 MiB and 32 MiB for each video pod."""
     hugepage_size: HugepageSize = "none"
-    """Pages of the VM's memory, reserved on worker1."""
+    """Hugepages for the VM's memory. The program reserves them on the storage host. `none`: ordinary pages."""
     accel: Literal["auto", "kvm", "tcg"] = "auto"
-    """QEMU's accelerator; auto: KVM where a guest really boots on it, else TCG."""
+    """Accelerator of QEMU. `auto` tries to boot a guest on KVM and uses TCG (emulation) where that fails."""
     queues: Annotated[int, Field(ge=1, le=64)] = 1
-    """Virtqueues of each disk, as many as vcpus at most."""
+    """Number of virtqueues of each disk, at most vcpus."""
     disk_slots: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] = 32
-    """PCIe root ports made at the VM's start: numinst grows up to this, for each VM, with nothing restarted."""
+    """Number of PCIe root ports that the VM starts with, one for each disk. Up to this number of instances on each
+    VM, numinst can grow without a restart."""
     mac: Annotated[
         str,
         _text(
             r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$",
-            "must be a unicast MAC address: the second digit even",
+            "must be a unicast MAC address: its second digit is even",
             "DE:AD:BE:EF:01:41",
         ),
     ] = "DE:AD:BE:EF:01:41"
-    """MAC address of the first VM; the others count on from it."""
+    """MAC address of the first VM. Each further VM has the next address."""
     vnc: Annotated[str, _text(r"^[^,\s]*:[0-9]{1,5}$", "must be a VNC display, HOST:NUMBER", "127.0.0.1:2")] | None = (
         None
     )
-    """QEMU's VNC display, for example 127.0.0.1:2, which is port 5902; none: no VNC. Only with one VM on a host."""
+    """VNC display of QEMU: 127.0.0.1:2 is port 5902. Default: no VNC. Allowed only with one VM on each host."""
 
     @property
     def vnc_port(self) -> int:
-        """Of `vnc`; 0: none."""
+        """TCP port of `vnc`. 0: no VNC."""
         return 5900 + int(self.vnc.rpartition(":")[2]) if self.vnc else 0
 
 
@@ -346,24 +358,25 @@ class Video(Model):
     """The video pods."""
 
     http_port: UnprivilegedPort = 8080
-    """Of instance 0's page; instance i has this + i."""
+    """HTTP port of instance 0's page. Instance i serves at httpPort + i."""
     rtmp_port: UnprivilegedPort = 1935
-    """Of instance 0's RTMP; instance i has this + i. The ranges must not meet."""
+    """RTMP port of instance 0's stream. Instance i serves at rtmpPort + i. The two port ranges must not overlap."""
     media_dir: Path | None = None
-    """Folder on worker1, a server of your own, with mp4-1, mp4-2, …; none: samples made by the program."""
+    """Folder on worker1 with your own movies in mp4-1, mp4-2, … Only with machines.kind `ssh`. Default: sample
+    movies that the program makes."""
     cpu_request: Cpu = "50m"
-    """What the scheduler sets aside for each pod: all of a VM's fit into its vCPUs less 200m."""
+    """CPU request of each video pod. The requests of a VM's pods must fit into its vCPUs less 200m."""
     cpu_limit: Cpu = "500m"
-    """What a pod may use at most, no less than cpuRequest."""
+    """CPU limit of each video pod, at least cpuRequest."""
 
 
 class Settings(Model):
     """The whole config of a stack."""
 
     config_version: Annotated[int, Field(ge=1, le=CONFIG_VERSION)] = CONFIG_VERSION
-    """Of these keys; a config of a newer checkout is refused as such."""
+    """Version of the config's keys. A config with a newer version than the checkout is refused."""
     numinst: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] = 3
-    """Instances: each is a disk and a video pod."""
+    """Number of instances. Each instance is one disk and one video pod."""
     machines: Annotated[Containers | Ssh, Field(discriminator="kind")] = Containers()
     registry: Registry = Registry()
     cluster: Cluster = Cluster()
@@ -373,7 +386,7 @@ class Settings(Model):
 
     @property
     def vms(self) -> list[str]:
-        """Names of all VMs; instance i runs on the one that render.placement.place names."""
+        """Names of all VMs. `render.placement.place` maps an instance to its index in this list."""
         return [vm for vms in self.machines.storage.values() for vm in vms]
 
     @property
@@ -382,26 +395,26 @@ class Settings(Model):
 
     @property
     def per_vm(self) -> int:
-        """Instances of the VM that has most."""
+        """Number of instances on the fullest VM."""
         return -(-self.numinst // len(self.vms))
 
     @property
     def per_host(self) -> int:
-        """Instances of the storage host that has most: the first."""
+        """Number of instances on the fullest storage host, which is the first one."""
         return sum(i % len(self.vms) < self.vms_per_host for i in range(self.numinst))
 
     @property
     def on_files(self) -> bool:
-        """Whether the disks are files on the storage hosts."""
+        """Whether the disks are files on the storage hosts, not memory or devices."""
         return self.vhost.bdev == "aio" and not self.vhost.devices
 
     @property
     def holding(self) -> Collection[str]:
-        """The storage hosts that hold data which would go with them: files in a container, or in the stack's folder."""
-        goes = isinstance(self.machines, Containers) or self.vhost.files.startswith("/var/lib/spdk-k8s/")
-        return self.machines.storage if self.on_files and goes else ()
+        """Storage hosts whose disk files a destroy would delete: files in a container, or in the default folder."""
+        deleted = isinstance(self.machines, Containers) or self.vhost.files.startswith("/var/lib/spdk-k8s/")
+        return self.machines.storage if self.on_files and deleted else ()
 
     @property
     def slots(self) -> int:
-        """As many disks as a storage host may ever serve."""
+        """Number of disks that a storage host can serve at most."""
         return self.vm.disk_slots * self.vms_per_host

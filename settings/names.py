@@ -1,14 +1,14 @@
-"""Names and folders that the program, its renderers and `make status` share."""
+"""Names and folders that components, renderers and operate/ share."""
 
-# The original's names of the two workloads.
+# The two workloads. The names are those of the original, hand-run system.
 VHOST = "cb-vhost-p0"
 VIDEO = "app-vs-p2"
 
-NAMESPACE = "spdk-k8s"  # of Kubernetes
-CLAIM = "disk"  # of a video pod, in its StatefulSet: pod app-vs-p2-0 has the claim disk-app-vs-p2-0
+NAMESPACE = "spdk-k8s"  # Kubernetes namespace of both workloads
+CLAIM = "disk"  # volumeClaimTemplate of the StatefulSet: pod app-vs-p2-0 has the claim disk-app-vs-p2-0
 
 # Folders on the machines.
-SOCKETS = "/var/tmp"  # vhost.0, vhost.1, …: the vhost-user sockets, where the original had them
+SOCKETS = "/var/tmp"  # the vhost-user sockets vhost.0, vhost.1, …; the original system had them here
 RUN = "/run/spdk-k8s"
 STATE = "/var/lib/spdk-k8s"
-MEDIA = "/srv/media"  # the playlists, on a storage host and in its VMs
+MEDIA = "/srv/media"  # playlists mp4-1, mp4-2, … on a storage host and in its VMs

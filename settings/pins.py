@@ -1,4 +1,4 @@
-"""The pinned versions of versions.env: name -> version."""
+"""PINS: the pinned versions in versions.env, name -> version."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rules over several keys. Those about one key are in the models: settings/models.py."""
+"""Rules over several config keys. Rules about a single key are in settings/models.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from settings.models import MAX_INSTANCES, NAMESPACE, Containers, Settings, Ssh
 
 @dataclass(frozen=True)
 class Problem:
-    """A broken rule. mend: the command that mends it."""
+    """A broken rule. key: without the namespace. value: None if there is none to show. mend: the command that helps."""
 
     key: str
     value: object
@@ -36,7 +36,7 @@ class Problem:
 
 
 def put(key: str, value: object) -> str:
-    """The command that sets `key`; keys of machines are read from where they are."""
+    """The command that sets `key` to `value`. SSH keys have no `value`: the command reads them from host or file."""
     if key.endswith("hostKey"):
         return f"pulumi config set {_path(key)} \"$(ssh-keyscan -t ed25519 ADDRESS | grep -v ^# | cut -d' ' -f2-)\""
     if key.endswith("privateKey"):
@@ -45,7 +45,7 @@ def put(key: str, value: object) -> str:
 
 
 def remove(key: str) -> str:
-    """The command that brings the default back."""
+    """The command that restores the default of `key`."""
     return f"pulumi config rm {_path(key)}"
 
 
@@ -54,8 +54,12 @@ def _path(key: str) -> str:
 
 
 def broken(s: Settings, cpus: int | None = None, *, preview: bool = False, secret: bool = True) -> Iterator[Problem]:
-    """Every broken rule. cpus: of the machine that the dev stack's containers are on. preview: nobody logs in.
-    secret: something in `machines` is encrypted in the stack's file."""
+    """Yield every broken rule.
+
+    cpus: number of CPUs of this machine, which runs the dev stack's containers; None: unknown.
+    preview: private keys may be missing, because nothing logs in.
+    secret: whether the stack's file keeps some value of `machines` encrypted.
+    """
     yield from _networks(s)
     if isinstance(s.machines, Ssh):
         yield from _servers(s.machines)
@@ -65,12 +69,12 @@ def broken(s: Settings, cpus: int | None = None, *, preview: bool = False, secre
     yield from _cores(s, cpus if isinstance(s.machines, Containers) else None)
     yield from _vm(s)
     if s.video.media_dir and isinstance(s.machines, Containers):
-        rule = "is a folder on worker1, which `up` makes itself with machines.kind containers: it has samples"
+        rule = "needs machines.kind ssh: with kind containers the program creates worker1 and puts sample movies there"
         yield Problem("video.mediaDir", s.video.media_dir, rule, remove("video.mediaDir"))
     yield from _ports(s)
 
 
-# For remedies: one key's never meets another's.
+# Remedies propose one of these. No network here overlaps one of another key.
 _FREE_NETWORKS = {
     "machines.subnet": ("172.30.97.0/24", "192.168.97.0/24", "10.97.97.0/24"),
     "cluster.podCidr": ("10.244.0.0/16", "172.24.0.0/16", "192.168.0.0/18"),
@@ -111,11 +115,11 @@ def _networks(s: Settings) -> Iterator[Problem]:
                 yield problem(key, f"must not overlap {NAMESPACE}:{other} = {used[other]}")
         for other, network in others.items():
             if used[key].overlaps(network):
-                yield problem(key, f"must not meet {other}")
+                yield problem(key, f"must not overlap {other}")
 
 
 def _reached(machines: Ssh) -> Iterator[tuple[str, IPv4Address]]:
-    """Key -> address of whatever must stay reachable beside the cluster's own networks."""
+    """Config key and address of each server and name server. The cluster's networks must not hide them."""
     for key, server in machines.servers.items():
         yield f"{key}.address", server.address
     for i, nameserver in enumerate(machines.worker2.nameservers):
@@ -123,7 +127,7 @@ def _reached(machines: Ssh) -> Iterator[tuple[str, IPv4Address]]:
 
 
 def _servers(machines: Ssh) -> Iterator[Problem]:
-    """All nodes in one network, each with an address of its own."""
+    """All nodes must be in one network, each with an address of its own."""
     network, gateway = machines.network, machines.gateway
     ends = (network.network_address, network.broadcast_address)
     wanted = {f"machines.{name}.address": address for name, address in machines.addresses.items()}
@@ -132,7 +136,7 @@ def _servers(machines: Ssh) -> Iterator[Problem]:
     seen: set[IPv4Address] = set()
     for key, address in wanted.items():
         if address not in network or address in ends or address in seen:
-            rule = f"must be an address of its own in worker1's network, {network}: all nodes are in one"
+            rule = f"must be an address of its own in worker1's network, {network}: all nodes share one network"
             yield Problem(key, address, rule, put(key, next(free)))
         seen.add(address)
 
@@ -143,7 +147,7 @@ def _private_keys(machines: Ssh, *, preview: bool, secret: bool) -> Iterator[Pro
         if not server.private_key and not preview:
             yield Problem(key, None, "is required, except in a preview", put(key, ""))
         elif server.private_key and not secret:
-            yield Problem(key, None, "is in the stack's file in plain text, and must be a secret", put(key, ""))
+            yield Problem(key, None, "is in the stack's file in plain text, but must be a secret", put(key, ""))
 
 
 def _prefix(addresses: int) -> int:
@@ -159,7 +163,7 @@ def _disks(s: Settings) -> Iterator[Problem]:
             put("vm.diskSlots", min(MAX_INSTANCES, -(-s.per_vm // 8) * 8)),
         )
     size, mib = s.vhost.hugepage_size, s.vhost.memory_mib
-    if mib is None:  # enough for every slot
+    if mib is None:  # the default has room for every slot
         return
     if mib < (need := vhost_need_mib(s, s.per_host)):
         disks = f"{s.per_host} disks x {s.vhost.disk_mib} MiB and " if s.vhost.bdev == "malloc" else ""
@@ -170,7 +174,7 @@ def _disks(s: Settings) -> Iterator[Problem]:
         yield Problem("vhost.memoryMib", mib, rule, put("vhost.memoryMib", whole))
 
 
-# bdev -> what a device looks like, and examples
+# bdev -> pattern of a device's name, and examples for remedies
 DEVICE = {
     "aio": (r"/dev/[\w./-]*\w", [f"/dev/sd{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"]),
     "nvme": (r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", [f"0000:{bus:02x}:00.0" for bus in range(0x5E, 0xFF)]),
@@ -178,11 +182,11 @@ DEVICE = {
 
 
 def _devices(s: Settings) -> Iterator[Problem]:
-    """What bdev says of the devices."""
+    """`vhost.devices` must fit `vhost.bdev`, and be enough for each host's instances."""
     key, devices, bdev = "vhost.devices", s.vhost.devices, s.vhost.bdev
     if bdev == "malloc":
         if devices:
-            yield Problem(key, devices, "bdev malloc has none", remove(key))
+            yield Problem(key, devices, "bdev malloc uses no devices", remove(key))
         return
     pattern, examples = DEVICE[bdev]
     unused = (example for example in examples if example not in devices)
@@ -192,14 +196,16 @@ def _devices(s: Settings) -> Iterator[Problem]:
                 f"{key}[{i}]", device, f"must be like {examples[0]} for bdev {bdev}", put(f"{key}[{i}]", next(unused))
             )
         elif device in devices[:i]:
-            yield Problem(f"{key}[{i}]", device, "is there twice", put(f"{key}[{i}]", next(unused)))
+            yield Problem(f"{key}[{i}]", device, "is listed twice", put(f"{key}[{i}]", next(unused)))
     if devices and len(devices) < s.per_host:
         fitting = len(devices) // s.vms_per_host * len(s.vms) or len(devices)
         rule = f"each of a host's {s.per_host} instances needs a device of its own"
         yield Problem(key, devices, rule, put("numinst", fitting))
     if bdev == "nvme":
         if not devices:
-            yield Problem(key, devices, "bdev nvme needs the devices' PCI addresses", put(f"{key}[0]", next(unused)))
+            yield Problem(
+                key, devices, "bdev nvme needs the PCI addresses of its devices", put(f"{key}[0]", next(unused))
+            )
         if s.vhost.backend != "spdk":
             rule = "only SPDK serves bdev nvme"
             yield Problem("vhost.backend", s.vhost.backend, rule, put("vhost.backend", "spdk"))
@@ -209,33 +215,41 @@ def _devices(s: Settings) -> Iterator[Problem]:
 
 
 def _cores(s: Settings, cpus: int | None) -> Iterator[Problem]:
-    """backend auto does without SPDK where cores are lacking. Other hosts' CPUs are for their preflight to count."""
+    """SPDK must get the cores of `vhost.cpuMask`, and the machine must keep one more. cpus: None where unknown.
+
+    backend auto falls back to qemu-storage-daemon instead. Existing hosts are checked by scripts/preflight.sh.
+    """
     key, mask, cores = "vhost.cpuMask", s.vhost.cpu_mask, s.vhost.cores
     if not cores:
-        yield Problem(key, mask, "must name a core", put(key, "0x1"))
+        yield Problem(key, mask, "must name at least one core", put(key, "0x1"))
     elif cpus and s.vhost.backend == "spdk":
         if cpus == 1:
-            rule = "SPDK polls on a core of its own, and this machine has one CPU"
+            rule = "SPDK polls on a core of its own, but this machine has only one CPU"
             mend = remove("vhost.bdev") if s.vhost.bdev == "nvme" else put("vhost.backend", "qemu-storage-daemon")
             yield Problem("vhost.backend", "spdk", rule, mend)
         elif max(cores) >= cpus:
-            yield Problem(key, mask, f"this machine has the cores 0 to {cpus - 1}", put(key, "0x1"))
+            yield Problem(
+                key,
+                mask,
+                f"names a core that this machine does not have: its cores are 0 to {cpus - 1}",
+                put(key, "0x1"),
+            )
         elif len(cores) == cpus:
-            yield Problem(key, mask, f"must leave one of this machine's {cpus} CPUs to the rest", put(key, "0x1"))
+            yield Problem(key, mask, f"must leave at least one of this machine's {cpus} CPUs free", put(key, "0x1"))
 
 
 def _vm(s: Settings) -> Iterator[Problem]:
     vm, video = s.vm, s.video
     if vm.queues > vm.vcpus:
         yield Problem("vm.queues", vm.queues, f"must not exceed vm.vcpus ({vm.vcpus})", put("vm.queues", vm.vcpus))
-    # a disk's queues take a vector on every vCPU, its changes of size one on some vCPU
+    # Each disk takes an interrupt vector on every vCPU for its queues, and one on some vCPU for config changes.
     if s.per_vm + (s.per_vm + VM_RESERVED_VECTORS) / vm.vcpus > VM_VECTORS:
-        rule = f"{s.per_vm} disks need more interrupt vectors than so few vCPUs have"
+        rule = f"{s.per_vm} disks need more interrupt vectors than {vm.vcpus} vCPUs have"
         need = -(-(s.per_vm + VM_RESERVED_VECTORS) // (VM_VECTORS - s.per_vm))
         yield Problem("vm.vcpus", vm.vcpus, rule, put("vm.vcpus", need))
     need = whole_pages(VM_RESERVED_MIB + s.per_vm * VIDEO_MIB, vm.hugepage_size)
     if vm.memory_mib < need:
-        rule = f"{s.per_vm} pods x {VIDEO_MIB} MiB and {VM_RESERVED_MIB} MiB of the VM's own must fit: {need} MiB"
+        rule = f"{s.per_vm} pods x {VIDEO_MIB} MiB and {VM_RESERVED_MIB} MiB for the VM's system must fit: {need} MiB"
         yield Problem("vm.memoryMib", vm.memory_mib, rule, put("vm.memoryMib", need))
     elif vm.memory_mib != (whole := whole_pages(vm.memory_mib, vm.hugepage_size)):
         rule = f"must be a multiple of vm.hugepageSize ({vm.hugepage_size})"
@@ -254,36 +268,36 @@ def _millicpu(cpu: str) -> int:
     return int(cpu[:-1]) if cpu.endswith("m") else int(cpu) * 1000
 
 
-# What a node listens on itself: SSH, etcd, API server, kubelet, kube-proxy, controller manager, scheduler.
+# Ports on which a node itself listens: SSH, etcd, API server, kubelet, kube-proxy, controller manager, scheduler.
 NODE_PORTS = {22, 2379, 2380, 2381, 6443, 10248, 10249, 10250, 10256, 10257, 10259}
 
 
 def _ports(s: Settings) -> Iterator[Problem]:
     registry = s.registry.port
     if registry in NODE_PORTS:
-        yield Problem("registry.port", registry, "is a port that a node needs itself", put("registry.port", 5000))
+        yield Problem("registry.port", registry, "is a port that a node itself needs", put("registry.port", 5000))
     http, rtmp = (range(first, first + s.numinst) for first in (s.video.http_port, s.video.rtmp_port))
     for key, used, other, free in (
         ("video.httpPort", http, rtmp, (8080, 18080)),
         ("video.rtmpPort", rtmp, http, (1935, 11935)),
     ):
-        mend = put(key, next(port for port in free if not _meet(range(port, port + s.numinst), other)))
+        mend = put(key, next(port for port in free if not _overlap(range(port, port + s.numinst), other)))
         if used.stop > 65536:
             yield Problem(key, used.start, f"numinst ({s.numinst}) ports from here go beyond 65535", mend)
         if taken := sorted(NODE_PORTS.intersection(used)):
-            rule = f"ports {used.start}-{used.stop - 1} include {taken}, which a node needs itself"
+            rule = f"ports {used.start}-{used.stop - 1} include {taken}, which a node itself needs"
             yield Problem(key, used.start, rule, mend)
-        if used is rtmp and _meet(http, rtmp):
+        if used is rtmp and _overlap(http, rtmp):
             rule = f"RTMP ports {rtmp.start}-{rtmp.stop - 1} overlap the HTTP ports {http.start}-{http.stop - 1}"
             yield Problem(key, used.start, rule, mend)
     if s.vm.vnc:
         host, port = s.vm.vnc.rpartition(":")[0], s.vm.vnc_port
         if port > 65535 or port in NODE_PORTS:
-            rule = f"its port is {port}: {'beyond 65535' if port > 65535 else 'one that a node needs itself'}"
+            rule = f"its port is {port}: {'beyond 65535' if port > 65535 else 'one that a node itself needs'}"
             yield Problem("vm.vnc", s.vm.vnc, rule, put("vm.vnc", f"{host}:2"))
         if s.vms_per_host > 1:
-            yield Problem("vm.vnc", s.vm.vnc, "is one display, but a host has several VMs", remove("vm.vnc"))
+            yield Problem("vm.vnc", s.vm.vnc, "is a single display, but each host has several VMs", remove("vm.vnc"))
 
 
-def _meet(some: range, others: range) -> bool:
+def _overlap(some: range, others: range) -> bool:
     return some.start < others.stop and others.start < some.stop

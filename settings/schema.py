@@ -1,4 +1,4 @@
-"""What the models say of each key: in words, as JSON Schema for editors, and as a page.
+"""The config's keys as JSON Schema for editors, as a page for readers, and their rules in words for error messages.
 
 usage: python -m settings.schema      writes docs/config.schema.json and docs/config.md
 """
@@ -25,7 +25,7 @@ SECRETS = ("privateKey",)
 
 @cache
 def models() -> Node:
-    """JSON Schema of the models, without what only says again what is there: titles, null, defaults of whole models."""
+    """JSON Schema of the models, without the noise that pydantic adds: titles, null, defaults of whole models."""
     made = Settings.model_json_schema()
     for name, meanings in _meanings().items():
         properties = (made["$defs"].get(name) or made)["properties"]
@@ -35,7 +35,10 @@ def models() -> Node:
 
 
 def _meanings() -> dict[str, dict[str, str]]:
-    """Model -> field -> the docstring below it. pydantic reads them too, but at each import: a tenth of a second."""
+    """Model -> field -> the docstring below the field.
+
+    pydantic can read these docstrings too (use_attribute_docstrings), but does so at every import, in 0.1 s.
+    """
     found: dict[str, dict[str, str]] = {}
     for model in ast.parse(Path(definitions.__file__).read_text()).body:
         if not isinstance(model, ast.ClassDef):
@@ -46,7 +49,7 @@ def _meanings() -> dict[str, dict[str, str]]:
         for field, doc in pairwise(model.body):
             match field, doc:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
-                    meanings[name] = meaning
+                    meanings[name] = " ".join(meaning.split())
                 case _:
                     pass
         found[model.name] = meanings
@@ -71,14 +74,17 @@ def _plain(node: Any) -> Any:
 
 
 def resolve(node: Node) -> Node:
-    """`node`, or what it refers to."""
+    """`node`, or the definition that its `$ref` names."""
     if "$ref" not in node:
         return node
     return models()["$defs"][node["$ref"].rpartition("/")[2]]
 
 
 def at(path: Sequence[str | int]) -> Node:
-    """What is at `path`; {}: nothing. As in pydantic's errors, a choice of models is followed by its tag."""
+    """The schema of the key at `path`; {} if there is none.
+
+    `path` is a `loc` of a pydantic error: below a choice of models comes the tag of the chosen one.
+    """
     node = resolve(models())
     for part in path:
         if isinstance(part, int):
@@ -97,7 +103,7 @@ def at(path: Sequence[str | int]) -> Node:
 
 
 def rule(node: Node) -> str:
-    """What a value must be, in words; "": anything of its type."""
+    """The rule that a value of `node` must keep, in words: "must be …"."""
     if "patternErrorMessage" in node:
         return node["patternErrorMessage"]
     if choice := node.get("enum") or ([node["const"]] if "const" in node else []):
@@ -105,7 +111,7 @@ def rule(node: Node) -> str:
         return f"must be {' or '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}"
     match node.get("type"):
         case "integer":
-            last = f" to {node['maximum']}" if "maximum" in node else " up"
+            last = f" to {node['maximum']}" if "maximum" in node else " upwards"
             return (
                 f"must be a whole number from {node['minimum']}{last}"
                 if "minimum" in node
@@ -125,7 +131,7 @@ def rule(node: Node) -> str:
 
 
 def stack_file() -> Node:
-    """JSON Schema of a stack's file, Pulumi.*.yaml. Pulumi writes a number there as text, and a secret as a map."""
+    """JSON Schema of a stack's file, Pulumi.*.yaml. Pulumi writes a top-level number as text, and a secret as a map."""
     schema = cast(dict[str, Any], json.loads(json.dumps(models())))
     for definition in schema["$defs"].values():
         for name, node in definition["properties"].items():
@@ -147,7 +153,7 @@ def stack_file() -> Node:
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Stack config of spdk-k8s",
-        "description": "Made by python -m settings.schema.",
+        "description": "Written by python -m settings.schema.",
         "type": "object",
         "properties": {"config": config},
         "$defs": schema["$defs"],
@@ -159,17 +165,20 @@ def stack_file() -> Node:
 PAGE = """\
 # Stack config
 
-Made from the models by `python -m settings.schema`: change [settings/models.py](../settings/models.py), not this page.
+`python -m settings.schema` writes this page from [settings/models.py](../settings/models.py). Change the models, not \
+this page.
 
-Set a key with `pulumi config set numinst 5`, or `pulumi config set --path vm.vcpus 4` where its name has a dot; \
-`pulumi config rm` brings the default back. All that is wrong is said at once, before anything is started, each with \
-the command that mends it; rules over several keys are in [settings/rules.py](../settings/rules.py). Editors that know \
-YAML schemas complete and check `Pulumi.*.yaml` by [config.schema.json](config.schema.json).
+Set a key with `pulumi config set numinst 5`. Add `--path` if its name has a dot: \
+`pulumi config set --path vm.vcpus 4`. `pulumi config rm` restores the default.
+
+A preview or `up` checks the whole config before it starts anything. It reports every error at once, each with the \
+command that corrects it. Rules over several keys are in [settings/rules.py](../settings/rules.py). Editors that \
+support YAML schemas complete and check `Pulumi.*.yaml` with [config.schema.json](config.schema.json).
 """
 
 
 def page() -> str:
-    """docs/config.md: a table for each model."""
+    """The text of docs/config.md: a table for each model."""
     whole = models()["properties"]
     plain = [_row(name, node, required=False) for name, node in whole.items() if not {"$ref", "oneOf"} & node.keys()]
     sections = [PAGE, *_TABLE, *plain]

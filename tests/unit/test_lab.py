@@ -75,11 +75,11 @@ def test_servers_are_taken() -> None:
         ({"master.privateKey": None}, "privateKey: is required, except in a preview", "machines.master.privateKey <"),
         ({"master.privateKey": HOST_KEY}, "begins with -----BEGIN", "--secret --path machines.master.privateKey <"),
         ({"worker1.jumpHost.privateKey": None}, "jumpHost.privateKey: is required", "--secret --path machines.worker1"),
-        ({"worker1.user": "Big Admin"}, "must be the name of a user", "--path machines.worker1.user root"),
+        ({"worker1.user": "Big Admin"}, "must be a user name", "--path machines.worker1.user root"),
         ({"worker1.usr": "x"}, "did you mean spdk-k8s:machines.worker1.user?", "pulumi config rm"),
         ({"worker1.address": "10.1.2.11"}, "an address of its own", "--path machines.worker1.address 10.1.2"),
         ({"master.address": "10.3.0.1"}, "in worker1's network, 10.1.2.0/24", "--path machines.master.address 10.1.2"),
-        ({"worker1.address": "127.0.0.1"}, "at which the other machines reach it", "--path machines.worker1.address"),
+        ({"worker1.address": "127.0.0.1"}, "at which other machines can reach", "--path machines.worker1.address"),
         (
             {"worker2.address": "10.8.0.1"},
             "in worker1's network, 10.1.2.0/24",
@@ -110,7 +110,7 @@ def test_the_clusters_networks_hide_nothing_that_is_in_use(
     key: str, cidr: str, changes: dict[str, object], met: str
 ) -> None:
     (found,) = problems(machines=servers(**changes), cluster={key: cidr})
-    assert found.startswith(f'spdk-k8s:cluster.{key} = "{cidr}": must not meet {met}; mend: pulumi config set')
+    assert found.startswith(f'spdk-k8s:cluster.{key} = "{cidr}": must not overlap {met}; mend: pulumi config set')
 
 
 def test_a_preview_needs_no_private_keys() -> None:
