@@ -1,1 +1,1 @@
-"""Pure functions to the text that machines and pods read, one file per reader. No provider SDK, no I/O."""
+"""Pure functions that return the text that machines and pods read. One file per reader, no provider SDK, no I/O."""

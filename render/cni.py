@@ -1,4 +1,4 @@
-"""Pod network of a node: the CNI configuration and the routes to the other nodes."""
+"""The pod network of a node: its CNI configuration, and its routes to the other nodes' pods."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from ipaddress import IPv4Address, IPv4Network
 
 
 def pod_subnet(pod_cidr: IPv4Network, node: int) -> IPv4Network:
-    """The /24 of node number `node` (0 = master): fixed here, so that routes are known before any node joins."""
+    """The pod subnet of node number `node` (0 = master): the node-th /24 of `pod_cidr`.
+
+    It is fixed here, not assigned by the controller manager, so that routes are known before any node joins.
+    """
     return IPv4Network((pod_cidr[node * 256], 24))
 
 
 def cni_config(pod_cidr: IPv4Network, node: int) -> str:
-    """CNI list of one node: a bridge with the node's own /24."""
+    """CNI network configuration list (JSON) of node number `node`: a bridge with the node's pod subnet."""
     subnet = pod_subnet(pod_cidr, node)
     return json.dumps(
         {
@@ -40,7 +43,10 @@ def cni_config(pod_cidr: IPv4Network, node: int) -> str:
 
 
 def routes(pod_cidr: IPv4Network, nodes: Sequence[IPv4Address], node: int) -> str:
-    """Shell of one node's routes to the other nodes' pods, and masquerading of pods that leave the cluster."""
+    """Shell script for node number `node`: routes to the other nodes' pods, and NAT for what leaves the cluster.
+
+    nodes: addresses of all nodes, by number.
+    """
     lines = [
         f"ip route replace {pod_subnet(pod_cidr, other)} via {address}"
         for other, address in enumerate(nodes)

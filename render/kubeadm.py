@@ -19,13 +19,17 @@ def kubeadm_init(
     service_cidr: IPv4Network,
     in_container: bool,
 ) -> str:
-    """kubeadm v1beta4: InitConfiguration, ClusterConfiguration, KubeletConfiguration, KubeProxyConfiguration."""
+    """kubeadm's configuration for `kubeadm init`, as YAML documents (API v1beta4).
+
+    version: Kubernetes' version without a leading v. repository: where kubeadm pulls images from, "address:port".
+    address: of the API server. in_container: the node is a container, which shares the kernel of its machine.
+    """
     proxy: dict[str, Any] = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": "nftables",
     }
-    if in_container:  # conntrack's limits belong to the machine below
+    if in_container:  # the limits belong to the machine, and a container may not change them
         proxy["conntrack"] = {"maxPerCore": 0, "min": 0}
     return documents(
         {
@@ -41,19 +45,19 @@ def kubeadm_init(
             "clusterName": "spdk-k8s",
             "kubernetesVersion": f"v{version}",
             "imageRepository": repository,
-            # as long as the CA's and the registry's: kubeadm renews the others, of a year, only when it upgrades
+            # As long as the CA and the registry's certificate. kubeadm's default is a year, renewed only by an upgrade.
             "certificateValidityPeriod": "87600h0m0s",
             "networking": {"podSubnet": str(pod_cidr), "serviceSubnet": str(service_cidr)},
-            # each node's pod subnet is fixed by the program: see pod_subnet
+            # render.cni.pod_subnet assigns the pod subnets
             "controllerManager": {"extraArgs": [{"name": "allocate-node-cidrs", "value": "false"}]},
         },
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "serverTLSBootstrap": False,
-            # `make status` shows how full the disks are, not how full they were
+            # `make status` shows the disks' fill; the default of 1 minute is too old for it
             "volumeStatsAggPeriod": "10s",
-            # up to 128 video pods on one VM; they need no addresses of their own
+            # One VM runs up to 128 video pods. They share the node's network, so the /24 is large enough.
             "maxPods": 200,
         },
         proxy,
@@ -61,7 +65,10 @@ def kubeadm_init(
 
 
 def kubeadm_join(*, node: str, api_server: str, ca_hash: str, in_container: bool) -> str:
-    """kubeadm v1beta4 JoinConfiguration; scripts/join.sh puts the token in place of @TOKEN@."""
+    """kubeadm's configuration for `kubeadm join` (API v1beta4). scripts/join.sh replaces @TOKEN@ with a fresh token.
+
+    api_server: "address:port". ca_hash: "sha256:…" of the cluster's CA. in_container: see `kubeadm_init`.
+    """
     return documents(
         {
             "apiVersion": "kubeadm.k8s.io/v1beta4",
@@ -81,6 +88,6 @@ def kubeadm_join(*, node: str, api_server: str, ca_hash: str, in_container: bool
 
 def _node_registration(node: str, in_container: bool) -> dict[str, Any]:
     registration: dict[str, Any] = {"name": node, "criSocket": "unix:///run/containerd/containerd.sock"}
-    if in_container:  # kernel config, swap and cgroups are the outer machine's
+    if in_container:  # kernel config, swap and cgroups belong to the machine, and kubeadm would refuse some of them
         registration["ignorePreflightErrors"] = ["SystemVerification", "Swap"]
     return registration

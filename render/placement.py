@@ -1,36 +1,40 @@
-"""Where an instance runs and where its disk is: QEMU's arguments and Kubernetes' volumes both come from here."""
+"""Where instance i runs and where its disk is: VM, root port, PCI path, socket.
+
+QEMU's arguments, the vhost target's config and the PersistentVolumes all use these functions, so they agree.
+"""
 
 from __future__ import annotations
 
 from settings.names import SOCKETS
 
-# Slots 1 to 7 of pcie.0 hold the VM's fixed devices. From slot 8 on each slot holds 8 root ports: 128 end at slot 23.
+# Slots 1 to 7 of bus pcie.0 hold the VM's fixed devices. Each slot from 8 on holds 8 root ports, so 128 end at slot 23.
 FIRST_PORT_SLOT = 8
 
 
 def place(ordinal: int, vms: int) -> tuple[int, int]:
-    """Where instance `ordinal` runs: number of its VM, and number of its root port there. VMs take turns."""
+    """VM number and root port number of instance `ordinal`, with `vms` VMs in all. The VMs take instances in turn."""
     return ordinal % vms, ordinal // vms
 
 
 def root_port(port: int) -> str:
-    """PCI address on pcie.0 of root port number `port`, in QEMU's form: slot.function, hexadecimal."""
+    """PCI address of root port number `port` on bus pcie.0, as QEMU writes it: hexadecimal "slot.function"."""
     return f"0x{FIRST_PORT_SLOT + port // 8:x}.{port % 8}"
 
 
 def disk_path(port: int) -> str:
-    """Block device behind root port number `port`, inside the VM.
+    """Path in the VM of the block device behind root port number `port`.
 
-    Root ports are the only bridges; firmware numbers buses in the order of their addresses: port i leads to bus i+1.
+    The root ports are the only PCI bridges, and the firmware numbers buses in the order of the bridges' addresses. So
+    port i leads to bus i + 1.
     """
     return f"/dev/disk/by-path/pci-0000:{port + 1:02x}:00.0"
 
 
 def socket_path(ordinal: int) -> str:
-    """vhost-user socket of instance `ordinal` on worker1."""
+    """vhost-user socket of instance `ordinal` on its storage host."""
     return f"{SOCKETS}/vhost.{ordinal}"
 
 
 def mac_address(first: str, vm: int) -> str:
-    """Of VM number `vm`, counted over all hosts: they share a network."""
+    """MAC address of VM number `vm`, counted over all hosts, because they share a network. first: that of VM 0."""
     return f"{first[:-2]}{(int(first[-2:], 16) + vm) % 256:02X}"

@@ -1,4 +1,4 @@
-"""What scripts/preflight.sh must find on a server."""
+"""The requirements that scripts/preflight.sh checks on a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from settings.models import Settings
 
 
 def needs(config: Settings, host: str, backend: budgets.Backend) -> dict[str, str]:
-    """The script's assignments for server `host`: addresses, ports, CPUs, and memory and disk in MiB."""
+    """The variables of scripts/preflight.sh for server `host`: addresses, ports, CPUs, memory and disk in MiB."""
     machines = config.machines
     nodes = machines.addresses
     values = {

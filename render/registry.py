@@ -1,4 +1,4 @@
-"""Files of the private registry, and of the nodes that pull from it."""
+"""Configuration of the private registry, and of the nodes that pull from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from render.text import documents
 
 
 def registry_config(*, port: int, tls: bool) -> str:
-    """config.yml of the distribution registry."""
+    """config.yml of the registry (CNCF Distribution)."""
     http: dict[str, Any] = {"addr": f":{port}", "headers": {"X-Content-Type-Options": ["nosniff"]}}
     if tls:
         http["tls"] = {
@@ -32,7 +32,10 @@ def registry_config(*, port: int, tls: bool) -> str:
 
 
 def registry_hosts(url: str, *, host: str, user: str, password: str, tls: bool) -> str:
-    """containerd's hosts.toml for the private registry: where it is, whom to trust, the login. A secret."""
+    """hosts.toml of containerd for the private registry, with its CA and login. The text is a secret.
+
+    url: "https://address:port". host: "address:port", containerd's name of the registry.
+    """
     login = base64.b64encode(f"{user}:{password}".encode()).decode()
     ca = f'  ca = "/etc/containerd/certs.d/{host}/ca.crt"\n' if tls else ""
     return (

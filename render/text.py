@@ -1,4 +1,4 @@
-"""How the renderers write YAML."""
+"""YAML for the renderers."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import yaml
 
 
 def documents(*parts: Mapping[str, Any]) -> str:
-    """YAML documents, keys in the order in which they are given."""
+    """`parts` as YAML documents. Keys keep their order."""
     return "---\n".join(yaml.safe_dump(part, sort_keys=False) for part in parts)

@@ -1,4 +1,4 @@
-"""What a vhost target reads: its disks, and the start-up file and arguments of SPDK."""
+"""What the vhost pod reads: the list of its disks, and SPDK's start-up file and arguments."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 from render.placement import socket_path
 from settings.names import SOCKETS
 
-BDEV_FOLDER = "/disks"  # in the vhost pod: of disks in memory, or worker1's folder of files
+BDEV_FOLDER = "/disks"  # in the vhost pod: a tmpfs for disks in memory, or the storage host's folder of disk files
 
 
 @dataclass(frozen=True)
 class Disks:
-    """What a vhost target serves: instance i's disk is vhost.i, on bdev Malloci, Aioi or Nvmein1.
+    """The disks of a vhost target. Instance i's disk is vhost.i, on bdev Malloc<i>, Aio<i> or Nvme<i>n1.
 
-    ordinals: of the instances whose disks it serves. slots: as many as there may be. bdev: malloc, aio or nvme.
-    devices: block devices or PCI addresses, in the order of `ordinals`; empty: files.
+    ordinals: of the instances that the target serves. slots: the most disks that it must be able to serve.
+    mib: size of each disk in MiB. block_size: in bytes. queues: virtqueues of each disk.
+    bdev: "malloc", "aio" or "nvme". devices: block devices or PCI addresses in the order of `ordinals`; empty: files.
     """
 
     ordinals: Sequence[int]
@@ -30,17 +31,18 @@ class Disks:
     devices: Sequence[str] = ()
 
     def file(self, ordinal: int) -> str | None:
-        """Backing file or block device, as the vhost pod sees it."""
+        """Path in the vhost pod of the disk's file or block device. None: an NVMe device has none."""
         if self.bdev == "nvme":
             return None
         return self.device(ordinal) if self.devices else f"{BDEV_FOLDER}/vhost.{ordinal}"
 
     def device(self, ordinal: int) -> str:
+        """Block device or PCI address of instance `ordinal`."""
         return self.devices[self.ordinals.index(ordinal)]
 
 
 def vhost_config(disks: Disks) -> str:
-    """What the vhost pod serves, as JSON: one disk and one vhost-user-blk export for each instance."""
+    """vhost.json: the disks that the pod serves, each with its vhost-user socket and file. images/vhost reads it."""
     return json.dumps(
         {
             "sockets": SOCKETS,
@@ -54,18 +56,18 @@ def vhost_config(disks: Disks) -> str:
     )
 
 
-# SPDK's buffers of 8 KiB and 132 KiB. Each vhost controller keeps some of both for itself, twice (bdev, accel); with
-# SPDK's own figures (128 and 16) the pools are empty at the 33rd, and the guest hangs.
+# Number of SPDK's I/O buffers (8 KiB and 132 KiB) that a vhost controller caches, once in bdev and once in accel. With
+# SPDK's defaults (128 and 16) the pools are empty at the 33rd controller, and the guest hangs.
 SMALL_BUFFERS, LARGE_BUFFERS = 16, 4
 
 
 def _bdev(disks: Disks, i: int) -> tuple[str, dict[str, Any]]:
-    """Name of instance `i`'s bdev, and the call that makes it."""
+    """Name of instance i's bdev, and the SPDK RPC that creates it."""
     if disks.bdev == "nvme":
         params = {"name": f"Nvme{i}", "trtype": "PCIe", "traddr": disks.device(i)}
         return f"Nvme{i}n1", {"method": "bdev_nvme_attach_controller", "params": params}
     if disks.bdev == "aio":
-        # with discard, as Malloc: a guest that has negotiated it cannot go on with a disk that lacks it
+        # fallocate adds discard, which Malloc has too. A guest that negotiated discard still needs it if bdev changes.
         params = {
             "name": f"Aio{i}",
             "filename": disks.file(i),
@@ -79,7 +81,7 @@ def _bdev(disks: Disks, i: int) -> tuple[str, dict[str, Any]]:
 
 
 def spdk_config(disks: Disks) -> str:
-    """SPDK's start-up file (--json): buffers for every slot, then each instance's bdev and vhost controller."""
+    """spdk.json, SPDK's start-up file: buffers for every slot, then each instance's bdev and vhost controller."""
     cache = {"small_cache_size": SMALL_BUFFERS, "large_cache_size": LARGE_BUFFERS}
     pools = {
         "small_pool_count": (disks.slots + 2) * SMALL_BUFFERS * 4,
@@ -102,11 +104,15 @@ def spdk_config(disks: Disks) -> str:
 
 
 def spdk_args(*, memory_mib: int, cpu_mask: str, hugepages: bool, pci: bool) -> list[str]:
-    """SPDK's arguments beside those that its image gives: sockets, cores, memory, and what it may touch."""
+    """Arguments of SPDK's vhost target. The image adds those that do not depend on the config.
+
+    memory_mib: SPDK's memory in MiB. cpu_mask: the cores that it polls on. hugepages: its memory is on hugepages.
+    pci: it may take over PCI devices, which bdev nvme needs.
+    """
     args = ["-S", SOCKETS, "-m", cpu_mask, "-s", str(memory_mib)]
     if not hugepages:
         args += ["--no-huge"]
     elif not pci:
-        # no DMA; SPDK would ask for physical addresses on an Intel host without IOMMU, and its pod may not see any
+        # Without DMA, virtual addresses are enough. SPDK's default may be physical ones, which a pod may not see.
         args += ["--iova-mode", "va"]
     return args if pci else [*args, "--no-pci"]

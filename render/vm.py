@@ -1,4 +1,4 @@
-"""A worker VM: QEMU's arguments and the files of cloud-init."""
+"""A worker VM: QEMU's arguments and its cloud-init files."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ def qemu_args(
     vnc: str | None,
     hugepage_size: str = "none",
 ) -> list[str]:
-    """QEMU's arguments, one word each; worker_vm.sh puts the accelerator's in place of @ACCEL@. vm: name on its host.
+    """QEMU's arguments, one word per item. scripts/worker_vm.sh replaces @ACCEL@ with the accelerator's arguments.
 
-    No vhost disk is named here: vm-disks plugs them into the root ports, at every start and when N grows.
+    vm: the VM's name on its host. tap: the network interface on the host. disk_slots: number of PCIe root ports.
+    The arguments name no vhost disk: scripts/host/vm-disks plugs the disks into the root ports at every start, and
+    when N grows.
     """
     folder = f"{STATE}/{vm}"
     hugepages = "" if hugepage_size == "none" else f",hugetlb=on,hugetlbsize={hugepage_size[:2]}"
     args = [
         "-machine", "q35,memory-backend=mem,smm=off", "@ACCEL@",
         "-smp", str(vcpus), "-m", str(memory_mib),
-        # vhost-user targets map the guest's memory: it must be shareable
+        # the vhost-user target maps the guest's memory
         "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on{hugepages}",
         "-nodefaults", "-no-user-config", "-display", "none",
         "-kernel", f"{folder}/vmlinuz", "-initrd", f"{folder}/initrd",
-        # compat: root ports take no interrupt vectors, the disks need them; plugging is by ACPI all the same
+        # pcie_ports=compat leaves the interrupt vectors to the disks: see docs/decisions/0012
         "-append",
         "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 pcie_ports=compat ds=nocloud",
         "-serial", f"file:{folder}/console.log",
-        # a monitor serves one client at a time: the second is for the end, which waits for nobody
+        # A QMP monitor serves one client at a time. The second monitor is for the shutdown, which must not wait.
         "-chardev", f"socket,id=qmp,path={RUN}/{vm}.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=end,path={RUN}/{vm}.end.qmp,server=on,wait=off", "-mon", "chardev=end,mode=control",
         "-drive", f"file={folder}/root.img,if=none,id=root,format=raw,cache=writeback,discard=unmap",
@@ -67,18 +69,18 @@ def qemu_args(
 def cloud_init_user_data(
     *, hostname: str, authorized_key: str, host_private: str, host_public: str, nameservers: Sequence[str]
 ) -> str:
-    """NoCloud user-data: the VM's name and keys. A secret: it carries the VM's host key."""
+    """user-data of cloud-init's NoCloud: host name, SSH keys, name servers. It is a secret: it holds a private key."""
     return "#cloud-config\n" + documents(
         {
             "hostname": hostname,
             "fqdn": hostname,
-            "users": [],  # root only
+            "users": [],  # no user besides root
             "ssh_deletekeys": False,
             "ssh_keys": {"ed25519_private": host_private, "ed25519_public": host_public},
             "ssh_authorized_keys": [authorized_key],
             "write_files": [
                 {"path": "/etc/hosts", "content": f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n"},
-                # kubelet hands it to pods and will not start one without it
+                # kubelet copies it into pods, and starts none without it
                 {"path": "/etc/resolv.conf", "content": "".join(f"nameserver {n}\n" for n in nameservers)},
             ],
         }
@@ -86,16 +88,17 @@ def cloud_init_user_data(
 
 
 def cloud_init_meta_data(*, hostname: str) -> str:
+    """meta-data of cloud-init's NoCloud."""
     return documents({"instance-id": f"spdk-k8s-{hostname}", "local-hostname": hostname})
 
 
 def cloud_init_network(*, mac: str, address: IPv4Address, prefix: int, gateway: IPv4Address) -> str:
-    """Network config v2 of the VM's one card."""
+    """network-config (version 2) of cloud-init's NoCloud, for the VM's only card. prefix: length in bits."""
     return documents(
         {
             "version": 2,
             "ethernets": {
-                "eth0": {  # its one card; net.ifnames=0 on the kernel's command line
+                "eth0": {  # so named by net.ifnames=0 on the kernel's command line
                     "match": {"macaddress": mac.lower()},
                     "addresses": [f"{address}/{prefix}"],
                     "routes": [{"to": "0.0.0.0/0", "via": str(gateway)}],
