@@ -1,4 +1,4 @@
-"""A kubeadm cluster: nodes fed by the private registry, one control plane, workers that join."""
+"""A kubeadm cluster: one control plane, workers that join, all images from the private registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = " ".join((ROOT / "node" / "packages-node").read_text().split())
 
 @dataclass(frozen=True)
 class Versions:
-    """Pinned versions, without a leading v."""
+    """Versions of what the cluster runs, without a leading v."""
 
     kubernetes: str
     etcd: str
@@ -28,7 +28,7 @@ class Versions:
     pause: str
 
     def upstream(self) -> dict[str, str]:
-        """Name in the private registry -> upstream image. kubeadm asks for these names with these tags."""
+        """Name in the private registry -> upstream image. kubeadm asks for these names and tags."""
         own = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
         return {name: f"registry.k8s.io/{name}:v{self.kubernetes}" for name in own} | {
             "etcd": f"registry.k8s.io/etcd:{self.etcd}",
@@ -42,24 +42,24 @@ class ClusterArgs:
     master: Host
     """Where the control plane runs."""
     nodes: Mapping[str, IPv4Address]
-    """Name -> address of every node that will be, master first: its place here fixes a node's pod subnet."""
+    """Name -> address of every future node, master first. A node's position here fixes its pod subnet."""
     versions: Versions
     images: Images
-    """Builds what nodes and control plane run, in the private registry."""
+    """Builds and pushes the images of the nodes and of the control plane."""
     registry: pulumi.Input[str]
     """ "address:port"."""
     registry_values: Mapping[str, pulumi.Input[str]]
-    """How a node pulls from it: Registry.node_values."""
+    """Variables with which a node can pull: Registry.node_values."""
     pod_cidr: IPv4Network
     service_cidr: IPv4Network
 
 
 class Cluster(pulumi.ComponentResource):
-    """A control plane; `prepare` and `join` make other hosts its nodes.
+    """A control plane. `prepare` and `join` make other hosts its nodes.
 
-    kubeconfig: admin's, secret. provider: for pulumi-kubernetes. contents: options of whatever runs in the cluster.
-    control_plane: the resource after which the API server answers. bundle, pause: image references by digest;
-    kube_proxy: by tag.
+    kubeconfig: the admin's, a secret. provider: pulumi-kubernetes for this cluster. contents: resource options for
+    everything that runs in the cluster. control_plane: depend on it for an API server that answers.
+    bundle, pause: image references by digest. kube_proxy: image reference by tag.
 
     ```python
     from ipaddress import IPv4Address, IPv4Network
@@ -109,7 +109,7 @@ class Cluster(pulumi.ComponentResource):
             for image, source in versions.upstream().items()
         }
         self.pause = upstream["pause"]
-        # kubeadm's DaemonSet asks for it by tag
+        # kubeadm's DaemonSet names this image by tag
         self.kube_proxy = pulumi.Output.all(args.registry, upstream["kube-proxy"]).apply(
             lambda v: f"{v[0]}/kube-proxy:v{versions.kubernetes}"
         )
@@ -122,7 +122,7 @@ class Cluster(pulumi.ComponentResource):
             {
                 "NODE": master.name,
                 "CONFIG": pulumi.Output.all(args.registry, master.in_container, *upstream.values()).apply(
-                    lambda v: kubeadm_init(  # when they are all pushed
+                    lambda v: kubeadm_init(  # Output.all waits until every image is pushed
                         version=versions.kubernetes,
                         repository=str(v[0]),
                         address=address,
@@ -143,16 +143,16 @@ class Cluster(pulumi.ComponentResource):
         self.provider = kubernetes.Provider(
             f"{name}-provider",
             kubeconfig=self.kubeconfig,
-            # a new certificate is no new cluster
+            # the provider would replace every object if a new admin certificate counted as a new cluster
             cluster_identifier=f"{pulumi.get_project()}-{pulumi.get_stack()}",
             enable_server_side_apply=True,
-            # an interrupted `up` leaves objects that the next one adopts
+            # the next `up` adopts objects that an interrupted one has left
             upsert_existing_objects=True,
-            # a changed ConfigMap is updated where it is: its pods read it again by themselves
+            # update a changed ConfigMap in place, do not replace it: its pods read it again by themselves
             enable_config_map_mutable=True,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        # What runs in the cluster goes with it: no in-cluster deletes when the control plane itself is deleted.
+        # deleted_with: when the control plane is deleted, nothing in the cluster is deleted one by one.
         self.contents = pulumi.ResourceOptions(providers=[self.provider], deleted_with=control_plane)
         self.register_outputs({"kubeconfig": self.kubeconfig, "apiServer": self._api_server})
 
@@ -166,13 +166,14 @@ class Cluster(pulumi.ComponentResource):
         disk_mib: int = 0,
         sync: str = "1m",
     ) -> pulumi.Resource:
-        """Everything that a node needs before kubeadm runs on it.
+        """Install everything that `host` needs before kubeadm runs there. Returns the resource to depend on.
 
-        hugepages: size ("2Mi", "1Gi") -> how many. devices: what its pods take from the host for disks of kind `bdev`
-        ("aio": block devices, "nvme": PCI addresses), each of disk_mib at least. sync: how soon a pod there sees that
-        its ConfigMap has changed.
+        hugepages: size ("2Mi", "1Gi") -> number of pages to reserve.
+        devices: of bdev "aio" block devices, of "nvme" PCI addresses; each must hold `disk_mib` MiB.
+        sync: kubelet's sync period: how soon a pod sees a changed ConfigMap.
         """
-        # undone when no pod is left there that has them; and always: a container's are those of the machine below it
+        # Their undo comes after the node's, when no pod uses them. undo="always": a container's hugepages and devices
+        # belong to the machine below it, which stays when the container is deleted.
         taken: list[pulumi.Resource] = []
         if hugepages:
             reserved = host.run(
@@ -181,7 +182,7 @@ class Cluster(pulumi.ComponentResource):
                 {"HUGEPAGES": " ".join(f"{size}={count}" for size, count in hugepages.items())},
                 parent=self,
                 undo="always",
-                depends_on=self._reserved,  # there is no way for two containers to add to them at the same time
+                depends_on=self._reserved,  # one at a time: containers share the number of pages
             )
             self._reserved = [reserved]
             taken.append(reserved)
@@ -208,7 +209,10 @@ class Cluster(pulumi.ComponentResource):
         )
 
     def join(self, host: Host, prepared: pulumi.Resource) -> pulumi.Resource:
-        """Make `host` a node, labelled type1=NAME; done when it is Ready."""
+        """Make `host` a node with the label type1=NAME. The returned resource is complete when the node is Ready.
+
+        prepared: the result of `prepare`.
+        """
         joined = host.run(
             f"{self._name}-{host.name}-join",
             "join",

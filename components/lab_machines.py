@@ -1,4 +1,4 @@
-"""The lab stack's machines: existing hosts reached by SSH. Nothing is changed on one before all of them may serve."""
+"""The machines of the lab stack: existing hosts, reached by SSH. All are checked before any of them is changed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pulumi_command import local, remote
 from components.hosts import Host, Keys, script
 from settings.models import SshHost, SshServer
 
-FIRST_DIALS = 3  # a host that exists answers, or there is something to mend
-DIALS = 10  # once it has: sshd turns some away when many come at once (MaxStartups)
+FIRST_DIALS = 3  # attempts to connect: an existing host answers soon, or the user must repair something
+DIALS = 10  # attempts after the first success: sshd refuses some of many connections at once (MaxStartups)
 
 
 @dataclass(frozen=True)
 class LabMachinesArgs:
     hosts: Mapping[str, SshHost]
-    """Name -> how to log in there."""
+    """Host name -> address and login."""
     needs: Mapping[str, Mapping[str, str]]
-    """Name -> what scripts/preflight.sh must find there: render.preflight.needs."""
+    """Host name -> requirements that scripts/preflight.sh checks there: see render.preflight.needs."""
     guests: Sequence[str] = ()
-    """Names of the VMs that will run on them: their keys are made here."""
+    """Names of the VMs that will run on the hosts. This component makes their SSH keys."""
     holding: Collection[str] = ()
-    """Names of those with data in the stack's own folder: not given back before `pulumi state unprotect`."""
+    """Names of the hosts whose disk files a destroy would delete. They are protected: see `Settings.holding`."""
 
 
 class LabMachines(pulumi.ComponentResource):
-    """Servers that exist, each checked for what it needs before anything is changed on any.
+    """Existing servers. The component checks the requirements of all of them before it changes any.
 
-    hosts: name -> Host. keys: of the guests.
+    hosts: name -> Host. keys: the SSH keys of the VMs.
 
     ```python
     from ipaddress import IPv4Address
@@ -44,7 +44,7 @@ class LabMachines(pulumi.ComponentResource):
         address=IPv4Address("192.0.2.11"),
         user="admin",
         hostKey="ssh-ed25519 AAAA",
-        privateKey=None,  # an SSH agent's
+        privateKey=None,  # from an SSH agent
     )
     needs = {"ADDRESS": "192.0.2.11", "REGISTRY": "192.0.2.11:5000", "PORTS": "5000", "CPUS": "2"}
     machines = LabMachines(
@@ -88,7 +88,7 @@ class LabMachines(pulumi.ComponentResource):
         self.register_outputs({"hosts": {machine: host.address for machine, host in self.hosts.items()}})
 
     def _reach(self, prefix: str, machine: str, how: SshHost) -> list[pulumi.Resource]:
-        """Each server on the way answers, and is the one that is meant: said better than a failed login does."""
+        """Check that host and jump host answer with the right host key. A failed login would give a worse message."""
         key, jump = f"machines.{machine}", how.jump_host
         first = local.Command(
             f"{prefix}-reach",

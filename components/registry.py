@@ -1,4 +1,4 @@
-"""The private registry on one host: TLS from a CA of its own, login, and the trust of the engine that pushes."""
+"""The private registry on one host, with TLS, a login, and the registry's CA in the Docker engine that pushes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ USER = "spdk-k8s"
 @dataclass(frozen=True)
 class RegistryArgs:
     host: Host
-    """Where it runs; its address is the registry's."""
+    """Where the registry runs. The registry has this host's address."""
     port: int = 5000
     tls: bool = True
-    """False: plain HTTP, for engines that list it under insecure-registries."""
+    """False: plain HTTP. The Docker engine that pushes must list the registry under insecure-registries."""
 
 
 class Registry(pulumi.ComponentResource):
-    """The distribution registry as a systemd service.
+    """The CNCF Distribution registry as a systemd service.
 
-    address: "IP:port". login: for pulumi-docker. node_values: what scripts/node.sh needs so that a node can pull.
-    ready: the resources after which it serves; when one is made anew, the registry is empty.
+    address: "IP:port". login: what pulumi-docker needs to push, a secret. node_values: variables of scripts/node.sh,
+    with which a node can pull, partly secret. ready: depend on these before a push; if one of them is replaced, the
+    registry is empty.
 
     ```python
     import pulumi
@@ -77,7 +78,7 @@ class Registry(pulumi.ComponentResource):
             },
             parent=self,
         )
-        # Where the engine that pushes looks for whom to trust; it belongs to this machine, so it is removed at the end.
+        # The Docker engine that pushes must trust the CA. Its folder is on this machine, so destroy removes it.
         trust = local.Command(
             f"{name}-trust",
             create=pulumi.Output.concat(f"{STEP} up ", self.address),
@@ -85,7 +86,7 @@ class Registry(pulumi.ComponentResource):
             delete=pulumi.Output.concat(f"{STEP} down ", self.address),
             environment=here("engine_trust"),
             stdin=ca,
-            triggers=[self.address],  # the folder of an earlier one goes
+            triggers=[self.address],  # a replacement removes the folder of the old address
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[service]),

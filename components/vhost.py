@@ -1,4 +1,4 @@
-"""The vhost target: a pod on worker1 that serves one vhost-user-blk disk for each instance."""
+"""The vhost target: a pod on a storage host that serves one vhost-user-blk disk for each instance."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from settings.names import SOCKETS, STATE
 @dataclass(frozen=True)
 class VhostArgs:
     pod: str
-    """Its name."""
+    """Name of the Deployment and of the ConfigMap."""
     namespace: pulumi.Input[str]
     image: pulumi.Input[str]
-    """Reference by digest; its target is the backend."""
+    """Image by digest: images/vhost, built with the backend as the Dockerfile's target."""
     backend: Literal["spdk", "qemu-storage-daemon"]
     host: Host
-    """A node of the cluster, labelled type1=NAME."""
+    """Node of the cluster where the pod runs. It has the label type1=NAME."""
     disks: Disks
     memory_mib: int
-    """What the target and its disks take, MiB."""
+    """Memory in MiB of the target with its disks."""
     files: str = f"{STATE}/disks"
-    """The host's folder for the files of bdev aio."""
+    """Folder on the host with the disk files of bdev aio."""
     cpu_mask: str = "0x1"
-    """SPDK polls on these cores …"""
+    """CPU cores that SPDK polls on, as SPDK writes them: 0x3f or [0-5]."""
     cores: int = 1
-    """… which are so many."""
+    """Number of cores in `cpu_mask`: the pod's CPU request."""
     hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
-    """Pages of SPDK's memory; reserved by Cluster.prepare."""
+    """Hugepages for SPDK's memory, which Cluster.prepare has reserved."""
     after: Sequence[pulumi.Resource] = ()
-    """What must be there before, such as the host's joining."""
+    """Resources that must exist first, such as the result of Cluster.join."""
 
 
 class Vhost(pulumi.ComponentResource):
-    """A vhost target: ConfigMap with the disks, and a Deployment of one pod, ready when every disk is served.
+    """A vhost target: a ConfigMap with the list of disks, and a Deployment of one pod, Ready when it serves them all.
 
-    Give it a cluster's options (Cluster.contents). ready: the resource after which the sockets are there.
+    opts: Cluster.contents. ready: depend on it for the vhost-user sockets.
 
     ```python
     import pulumi
@@ -89,7 +89,7 @@ class Vhost(pulumi.ComponentResource):
             f"{name}-config",
             metadata={"name": pod, "namespace": namespace},
             data=config,
-            # what a target that runs reads there it serves at once: the host has looked at its devices before
+            # A running target serves a changed list at once, so the host must have checked new devices before.
             opts=pulumi.ResourceOptions(parent=self, depends_on=args.after),
         )
         labels = {"app": pod}
@@ -126,7 +126,7 @@ class Vhost(pulumi.ComponentResource):
                 "capabilities": {"drop": ["ALL"]},
                 "seccomp_profile": {"type": "RuntimeDefault"},
             },
-            # what a target says as it dies is what `kubectl describe` and `make status` show
+            # `kubectl describe` and `make status` show the last words of a target that ended
             "termination_message_policy": "FallbackToLogsOnError",
         }
         target: ContainerArgsDict = {
@@ -149,13 +149,13 @@ class Vhost(pulumi.ComponentResource):
             metadata={"name": pod, "namespace": namespace},
             spec={
                 "replicas": 1,
-                # two targets would fight for the sockets
+                # two targets cannot share the sockets
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": labels},
                 "template": {
                     "metadata": {
                         "labels": labels,
-                        # what no running target changes; which disks it serves is reconcile's, with nothing restarted
+                        # A change of these needs a new pod. A change of the list does not: reconcile serves it.
                         "annotations": {
                             "spdk-k8s/disks": f"{disks.bdev} {disks.mib} {disks.block_size} {disks.queues}"
                         },
@@ -164,7 +164,7 @@ class Vhost(pulumi.ComponentResource):
                         "node_selector": {"type1": args.host.name},
                         "automount_service_account_token": False,
                         "enable_service_links": False,
-                        # its init reaps what probes leave behind; as PID 1 a target would keep it as zombies, for ever
+                        # the pod's init reaps the probes' orphans; a target as PID 1 would leave them as zombies
                         "share_process_namespace": True,
                         "termination_grace_period_seconds": 5,
                         "containers": [
@@ -176,7 +176,7 @@ class Vhost(pulumi.ComponentResource):
                                 "volume_mounts": mounts,
                                 "resources": {
                                     "requests": {"cpu": "10m", "memory": "16Mi"},
-                                    # the disks' pages count for whoever touches them first
+                                    # the kernel charges a disk's page in memory to the container that touches it first
                                     "limits": {"memory": f"{args.memory_mib}Mi"},
                                 },
                             },

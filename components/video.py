@@ -1,4 +1,4 @@
-"""N video pods, each on its own disk: local PersistentVolumes bound to ordinals, and a StatefulSet."""
+"""N video pods, each on its own disk: a StatefulSet, and a local PersistentVolume for each ordinal."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ USER = 10001
 @dataclass(frozen=True)
 class Disk:
     node: str
-    """Name of the node that has it, labelled type1=NAME."""
+    """Name of the node that has the disk. It has the label type1=NAME."""
     address: pulumi.Input[str]
-    """Of that node, where its pod serves."""
+    """Address of that node, at which the pod serves."""
     path: str
-    """Block device there."""
+    """Path of the block device on the node."""
     plugged: pulumi.Resource
-    """The resource after which it is there."""
+    """Depend on this resource for a disk that is plugged in."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,26 @@ class VideoArgs:
     image: pulumi.Input[str]
     """Reference by digest."""
     disks: Sequence[Disk]
-    """Of instances 0, 1, …"""
+    """The disks of instances 0, 1, …"""
     disk_mib: int
+    """Size of each disk in MiB."""
     media: str
-    """Folder on every node with mp4-1, mp4-2, …"""
+    """Folder on every node with the playlists mp4-1, mp4-2, …"""
     http_port: int = 8080
+    """HTTP port of instance 0. Instance i serves at http_port + i."""
     rtmp_port: int = 1935
+    """RTMP port of instance 0. Instance i serves at rtmp_port + i."""
     cpu_request: str = "50m"
     cpu_limit: str = "500m"
     after: Sequence[pulumi.Resource] = ()
-    """What must be there before, such as the nodes' joining."""
+    """Resources that must exist first, such as the results of Cluster.join."""
 
 
 class Video(pulumi.ComponentResource):
-    """N video pods: pod i on disk i and its node, HTTP at http_port + i, RTMP at rtmp_port + i.
+    """N video pods. Pod i uses disk i, and runs on the node that has this disk.
 
-    Kubelet formats a blank disk as ext4, and only mounts a used one. Give it a cluster's options (Cluster.contents).
-    pages, streams: their URLs, in the order of the instances.
+    kubelet formats a blank disk as ext4, and only mounts a used one. opts: Cluster.contents.
+    pages, streams: URLs of the HTTP pages and of the RTMP streams, by ordinal.
 
     ```python
     import pulumi
@@ -117,7 +120,7 @@ class Video(pulumi.ComponentResource):
             for i, disk in enumerate(disks)
         ]
         nodes = {disk.node for disk in disks}
-        patience = f"{max(600, 10 * len(disks))}s"  # on an emulated CPU each takes some seconds of it
+        patience = f"{max(600, 10 * len(disks))}s"  # on an emulated CPU each pod takes some seconds to start
         labels = {"app": NAME}
         service = kubernetes.core.v1.Service(
             f"{name}-service",
@@ -141,7 +144,7 @@ class Video(pulumi.ComponentResource):
                 "template": {
                     "metadata": {"labels": labels},
                     "spec": {
-                        # with several nodes, each pod goes where its volume is
+                        # with several nodes, the volume's node affinity places each pod
                         "node_selector": {"type1": nodes.pop()} if len(nodes) == 1 else {},
                         "host_network": True,
                         "dns_policy": "Default",
@@ -181,7 +184,7 @@ class Video(pulumi.ComponentResource):
                                     "requests": {"cpu": args.cpu_request, "memory": f"{VIDEO_MIB}Mi"},
                                     "limits": {"cpu": args.cpu_limit, "memory": "128Mi"},
                                 },
-                                # marker, page and movie are read from the disk by /healthz
+                                # /healthz reads marker, page and movie from the disk
                                 "startup_probe": {
                                     "tcp_socket": {"port": rtmp_port},
                                     "period_seconds": 1,
@@ -239,10 +242,11 @@ class Video(pulumi.ComponentResource):
 def _ports_by_ordinal(
     name: str, *, labels: dict[str, str], http_port: int, rtmp_port: int, opts: pulumi.ResourceOptions
 ) -> list[pulumi.Resource]:
-    """Let kubelet probe each pod on its own ports.
+    """Let kubelet probe each pod on the pod's own ports, by a MutatingAdmissionPolicy.
 
-    The pods share their node's network, so pod i serves at port + i, but a StatefulSet has one template for all; probes
-    that exec a command instead cost an emulated CPU a second each. The API server adds the ordinal as a pod is created.
+    The pods share their node's network, so pod i serves at port + i. But a StatefulSet has one template, with one port
+    for all. The API server therefore adds the ordinal to the probes' ports when a pod is created. Probes that execute a
+    command could compute their port, but each costs an emulated CPU a second: see docs/decisions/0004.
     """
     ordinal = 'int(object.metadata.labels["apps.kubernetes.io/pod-index"])'
     probes = {

@@ -1,4 +1,4 @@
-"""The worker VM: a QEMU guest on worker1, a systemd unit there, whose vhost-user-blk disks are plugged in by QMP."""
+"""A worker VM: a QEMU guest, run by a systemd unit on its storage host. QMP plugs its vhost-user-blk disks in."""
 
 from __future__ import annotations
 
@@ -17,54 +17,57 @@ from settings.names import MEDIA, SOCKETS, VHOST
 @dataclass(frozen=True)
 class WorkerVmArgs:
     host: Host
-    """Where QEMU runs, prepared as a node is: it has containerd and the registry's login."""
+    """Where QEMU runs. Cluster.prepare has run there: worker_vm.sh needs containerd and the registry's login."""
     address: IPv4Address
-    """Of the VM, in the host's network."""
+    """Address of the VM, in the host's network."""
     gateway: IPv4Address
     nameservers: Sequence[str]
     authorized_key: pulumi.Input[str]
-    """Who may log in as root: a public SSH key."""
+    """Public SSH key that may log in as root."""
     host_private: pulumi.Input[str]
-    """The VM's SSH host key …"""
+    """Private half of the VM's SSH host key."""
     host_public: pulumi.Input[str]
-    """… and its public half."""
+    """Public half of the VM's SSH host key."""
     guest: pulumi.Input[str]
-    """Image of the root disk, by digest."""
+    """Image of the root disk: reference by digest."""
     bundle: pulumi.Input[str]
-    """Image of Kubernetes' binaries, laid over it."""
+    """Image of Kubernetes' binaries, which are copied onto the root disk: reference by digest."""
     registry: pulumi.Input[str]
-    """ "address:port" of the images."""
+    """ "address:port" of the registry that has the images."""
     prefix: int = 24
+    """Prefix length of the host's network, in bits."""
     nic: str = ""
-    """The host's network card that the VM's bridge takes over, or a bridge; empty: the card with the host's address."""
+    """The host's network card that becomes a port of the VM's bridge, or an existing bridge. Empty: the card that
+    carries the host's address."""
     index: int = 0
-    """Number of this VM on its host."""
+    """Number of this VM on its host, from 0."""
     preload: Sequence[pulumi.Input[str]] = ()
-    """Container images that the guest has from the start."""
+    """Container images to put onto the VM's disk before its first boot."""
     media_image: pulumi.Input[str] | None = None
-    """Sample media, unpacked to the host's folder; none: it is the user's own."""
+    """Image with sample movies, unpacked into the host's `media_dir`. None: the folder is the user's own."""
     media_dir: str = MEDIA
-    """Folder on the host, read-only at MEDIA in the guest."""
+    """Folder on the host. The VM mounts it read-only at MEDIA."""
     vcpus: int = 2
     memory_mib: int = 3072
+    """Memory of the VM in MiB."""
     hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
-    """Pages of the VM's memory; reserved by Cluster.prepare."""
+    """Hugepages for the VM's memory, which Cluster.prepare has reserved."""
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     mac: str = "DE:AD:BE:EF:01:41"
     disk_slots: int = 32
-    """PCIe root ports for vhost disks."""
+    """Number of PCIe root ports for vhost disks."""
     target: str = VHOST
-    """Deployment of the vhost target that serves its disks, for messages."""
+    """Deployment of the vhost target that serves the VM's disks. Error messages name it."""
     vnc: str | None = None
-    """QEMU's VNC display, such as 127.0.0.1:2."""
+    """VNC display of QEMU, such as 127.0.0.1:2. None: no VNC."""
     after: Sequence[pulumi.Resource] = ()
-    """What must be there before, such as the host's preparation."""
+    """Resources that must exist first, such as the result of Cluster.prepare."""
 
 
 class WorkerVm(pulumi.ComponentResource):
-    """A QEMU guest as a systemd unit, on the host's own network; `disk` plugs in a vhost disk.
+    """A QEMU guest as a systemd unit, on the host's own network. `disk` plugs in a vhost disk.
 
-    running: the resource after which the guest boots; answers: after which it can be reached by SSH.
+    running: depend on it for a VM whose boot has begun. answers: depend on it for a VM that answers SSH.
     accel: the accelerator in use, "kvm" or "tcg".
 
     ```python
@@ -101,7 +104,7 @@ class WorkerVm(pulumi.ComponentResource):
     def __init__(self, name: str, args: WorkerVmArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:WorkerVm", name, None, opts)
         self._name, self._host = name, args.host
-        self._vm = "vm" if args.index == 0 else f"vm-{args.index + 1}"  # on its host
+        self._vm = "vm" if args.index == 0 else f"vm-{args.index + 1}"  # unique on its host only
         tap = f"tap-spdk-k8s-{args.index}"
         user_data = pulumi.Output.all(args.authorized_key, args.host_private, args.host_public).apply(
             lambda v: cloud_init_user_data(
@@ -166,8 +169,10 @@ class WorkerVm(pulumi.ComponentResource):
         self.register_outputs({"address": str(args.address), "accel": self.accel})
 
     def disk(self, ordinal: int, *, port: int, vhost: pulumi.Resource) -> pulumi.Resource:
-        """Disk `ordinal` behind root port number `port`: listed for every start of the VM, and plugged into the running
-        one; its undo unplugs it."""
+        """Plug the disk of instance `ordinal` into root port number `port`, now and at every later start of the VM.
+
+        Deleting the returned resource unplugs the disk. vhost: the resource after which the vhost target serves it.
+        """
         return replace(self._host, deleted_with=self._host.deleted_with or self.running).run(
             f"{self._name}-disk-{ordinal}",
             "vm_disk",
