@@ -16,7 +16,7 @@ from components.dev_machines import DevMachines, DevMachinesArgs
 from components.images import Images, ImagesArgs
 from components.lab_machines import LabMachines, LabMachinesArgs
 from components.registry import Registry, RegistryArgs
-from components.storage_host import Parts, storage_host
+from components.storage_host import Shared, storage_host
 from components.video import Video, VideoArgs
 from render.preflight import needs
 from settings import budgets
@@ -25,7 +25,7 @@ from settings.models import Containers
 from settings.names import MEDIA, NAMESPACE, VHOST, VIDEO
 from settings.pins import PINS
 
-# The config: all that is wrong with it is said at once, before anything starts.
+# The config. `load` reports every error at once, before anything starts.
 cpus = os.cpu_count() or 1
 try:
     config = load(CONFIG.get(), cpus=cpus, preview=pulumi.runtime.is_dry_run(), is_secret=is_config_secret)
@@ -42,7 +42,7 @@ debian = f"debian:{PINS['DEBIAN']}-slim"
 engine = docker.Provider("engine")
 on_engine = pulumi.ResourceOptions(providers=[engine])
 
-# The machines: `dev` makes containers, `lab` uses servers that exist. From here on both are hosts.
+# The machines: `dev` creates containers, `lab` uses existing servers. Both give hosts.
 machines = (
     DevMachines(
         "dev",
@@ -71,7 +71,7 @@ machines = (
 )
 master = machines.hosts["master"]
 
-# The private registry, and the images that are built here and pushed to it.
+# The private registry, and the images that the local Docker engine builds and pushes to it.
 registry = Registry("registry", RegistryArgs(host=master, port=config.registry.port, tls=config.registry.tls))
 images = Images("images", ImagesArgs(registry.address, registry.login, registry.ready), on_engine)
 guest_image = images.build("guest", "node", {"BASE": debian}, target="guest")
@@ -81,7 +81,7 @@ video_image = images.build(VIDEO, "video", {"BASE": debian})
 samples = str(config.vm.disk_slots * len(config.vms))
 media_image = None if config.video.media_dir else images.build("media", "media", {"BASE": debian, "COUNT": samples})
 
-# The cluster, with its control plane on master.
+# The Kubernetes cluster, with its control plane on master.
 cluster = Cluster(
     "cluster",
     ClusterArgs(
@@ -97,8 +97,8 @@ cluster = Cluster(
 )
 namespace = kubernetes.core.v1.Namespace("namespace", metadata={"name": NAMESPACE}, opts=cluster.contents)
 
-# The storage hosts: on each a vhost target with the disks of its instances, and the worker VMs that use them.
-parts = Parts(
+# The storage hosts. Each is a node with a vhost target, and runs the worker VMs that use the target's disks.
+shared = Shared(
     config,
     backend,
     keys=machines.keys,
@@ -110,10 +110,10 @@ parts = Parts(
     video_image=video_image,
     media_image=media_image,
 )
-storage = [storage_host(machines.hosts[name], parts) for name in where.storage]
+storage = [storage_host(machines.hosts[name], shared) for name in where.storage]
 disks = {ordinal: disk for host in storage for ordinal, disk in host.disks.items()}
 
-# N videos, each on its own disk.
+# The N video pods, each on its own disk.
 video = Video(
     "video",
     VideoArgs(
@@ -138,7 +138,7 @@ pulumi.export("vhost", {"backend": backend, "reason": reason})
 pulumi.export("accel", pulumi.Output.unsecret(storage[0].vms[config.vms[0]].accel))
 pulumi.export("nodes", {name: str(address) for name, address in where.addresses.items()})
 pulumi.export("vms", config.vms)
-pulumi.export("targets", {host.pod: list(host.ordinals) for host in storage})
+pulumi.export("targets", {host.target: sorted(host.disks) for host in storage})
 pulumi.export("disks", [{"node": disks[i].node, "path": disks[i].path} for i in range(config.numinst)])
 pulumi.export("sshKey", machines.keys.key("client", "private"))
 pulumi.export("pages", video.pages)

@@ -1,9 +1,9 @@
-"""A storage host with all that runs on it: its vhost target and its worker VMs, which join the cluster."""
+"""A storage host: a node with a vhost target, and the worker VMs that use its disks and are nodes too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pulumi
 
@@ -20,8 +20,8 @@ from settings.names import MEDIA, VHOST
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What all storage hosts of a stack share."""
+class Shared:
+    """What all storage hosts of a stack have in common."""
 
     config: Settings
     backend: budgets.Backend
@@ -31,59 +31,55 @@ class Parts:
     """ "address:port"."""
     namespace: pulumi.Input[str]
     vhost_image: pulumi.Input[str]
+    """The images are references by digest."""
     guest_image: pulumi.Input[str]
     video_image: pulumi.Input[str]
-    """The VMs have it from the start."""
+    """The VMs have this image before their first boot."""
     media_image: pulumi.Input[str] | None
-    """None: `video.mediaDir` has the user's own."""
+    """None: `video.mediaDir` names the user's own movies."""
 
 
 @dataclass(frozen=True)
 class StorageHost:
-    """What `storage_host` made.
+    """The result of `storage_host`."""
 
-    pod: name of the vhost pod. ordinals: of the instances whose disks it serves; disks has those by ordinal.
-    vms: by name. joined: the resources after which the VMs are nodes.
+    target: str
+    """Deployment of the vhost target."""
+    vms: Mapping[str, WorkerVm]
+    """Name -> VM."""
+    disks: Mapping[int, Disk]
+    """Ordinal -> disk, for every instance on this host."""
+    joined: Sequence[pulumi.Resource]
+    """Depend on these resources for VMs that are Ready nodes."""
+
+
+def storage_host(host: Host, shared: Shared) -> StorageHost:
+    """Make `host` a node with a vhost target, and make its VMs nodes.
+
+    The VMs boot while the host joins the cluster. Their disks are plugged in when the target serves them.
     """
-
-    pod: str
-    ordinals: Sequence[int]
-    disks: dict[int, Disk] = field(default_factory=dict[int, Disk])
-    vms: dict[str, WorkerVm] = field(default_factory=dict[str, WorkerVm])
-    joined: list[pulumi.Resource] = field(default_factory=list[pulumi.Resource])
-
-
-def storage_host(host: Host, parts: Parts) -> StorageHost:
-    """Make `host` a node with a vhost target, and boot its VMs meanwhile.
-
-    A VM gets the disk of each of its instances as soon as the target serves it.
-    """
-    config, cluster = parts.config, parts.cluster
-    machines = config.machines
-    hosts, vm_names = list(machines.storage), machines.storage[host.name]
-    first = host.name == hosts[0]
-    places = {i: place(i, len(config.vms)) for i in range(config.numinst)}
-    ordinals = [i for i, (vm, _) in places.items() if config.vms[vm] in vm_names]
-    made = StorageHost(VHOST if first else f"{VHOST}-{host.name}", ordinals)
-
+    config, cluster = shared.config, shared.cluster
+    first = host.name == next(iter(config.machines.storage))
+    target = VHOST if first else f"{VHOST}-{host.name}"
     prepared = cluster.prepare(
         host,
-        hugepages=budgets.hugepages(config, parts.backend),
+        hugepages=budgets.hugepages(config, shared.backend),
         bdev=config.vhost.bdev,
         devices=config.vhost.devices,
         disk_mib=config.vhost.disk_mib,
-        sync="2s",  # the target reads its disks from a ConfigMap
+        sync="2s",  # the target reads the list of its disks from a ConfigMap
     )
+    ports = {name: _ports(config, name) for name in config.machines.storage[host.name]}
     vhost = Vhost(
         "vhost" if first else f"vhost-{host.name}",
         VhostArgs(
-            pod=made.pod,
-            namespace=parts.namespace,
-            image=parts.vhost_image,
-            backend=parts.backend,
+            pod=target,
+            namespace=shared.namespace,
+            image=shared.vhost_image,
+            backend=shared.backend,
             host=host,
             disks=Disks(
-                ordinals=ordinals,
+                ordinals=sorted(ordinal for of_vm in ports.values() for ordinal in of_vm),
                 slots=config.slots,
                 mib=config.vhost.disk_mib,
                 block_size=config.vhost.block_size,
@@ -100,44 +96,65 @@ def storage_host(host: Host, parts: Parts) -> StorageHost:
         ),
         cluster.contents,
     )
-    for index, name in enumerate(vm_names):
-        address = machines.addresses[name]
-        made.vms[name] = vm = WorkerVm(
-            name,
-            WorkerVmArgs(
-                host=host,
-                index=index,
-                nic=machines.nic(host.name),
-                address=address,
-                prefix=machines.prefix,
-                gateway=machines.gateway,
-                nameservers=machines.nameservers(host.name),
-                authorized_key=parts.keys.key("client", "public"),
-                host_private=parts.keys.key(name, "private"),
-                host_public=parts.keys.key(name, "public"),
-                guest=parts.guest_image,
-                bundle=cluster.bundle,
-                registry=parts.registry,
-                preload=[cluster.kube_proxy, cluster.pause, parts.video_image],
-                media_image=parts.media_image,
-                media_dir=config.video.media_dir or MEDIA,
-                vcpus=config.vm.vcpus,
-                memory_mib=config.vm.memory_mib,
-                hugepage_size=config.vm.hugepage_size,
-                accel=config.vm.accel,
-                mac=mac_address(config.vm.mac, config.vms.index(name)),
-                disk_slots=config.vm.disk_slots,
-                target=made.pod,
-                vnc=config.vm.vnc,
-                after=[prepared],
-            ),
-        )
-        # the guest goes with the machine, or where the machine stays (a server), with QEMU
-        gone_with = host.deleted_with or vm.running
-        guest = parts.keys.host(name, str(address), via=host.via, deleted_with=gone_with, after=[vm.answers])
-        made.joined.append(cluster.join(guest, cluster.prepare(guest)))
-        for i in ordinals:
-            number, port = places[i]
-            if config.vms[number] == name:
-                made.disks[i] = Disk(name, str(address), disk_path(port), vm.disk(i, port=port, vhost=vhost.ready))
-    return made
+    vms = {name: _worker_vm(name, host, target, prepared, shared) for name in ports}
+    disks: dict[int, Disk] = {}
+    for name, vm in vms.items():
+        address = str(config.machines.addresses[name])
+        for ordinal, port in ports[name].items():
+            plugged = vm.disk(ordinal, port=port, vhost=vhost.ready)
+            disks[ordinal] = Disk(name, address, disk_path(port), plugged)
+    joined = [_join(name, vm, host, shared) for name, vm in vms.items()]
+    return StorageHost(target, vms, disks, joined)
+
+
+def _ports(config: Settings, vm: str) -> dict[int, int]:
+    """Ordinal of each instance on VM `vm` -> number of its root port."""
+    places = {ordinal: place(ordinal, len(config.vms)) for ordinal in range(config.numinst)}
+    return {ordinal: port for ordinal, (number, port) in places.items() if config.vms[number] == vm}
+
+
+def _worker_vm(name: str, host: Host, target: str, prepared: pulumi.Resource, shared: Shared) -> WorkerVm:
+    config, cluster, keys = shared.config, shared.cluster, shared.keys
+    machines = config.machines
+    return WorkerVm(
+        name,
+        WorkerVmArgs(
+            host=host,
+            index=machines.storage[host.name].index(name),
+            nic=machines.nic(host.name),
+            address=machines.addresses[name],
+            prefix=machines.prefix,
+            gateway=machines.gateway,
+            nameservers=machines.nameservers(host.name),
+            authorized_key=keys.key("client", "public"),
+            host_private=keys.key(name, "private"),
+            host_public=keys.key(name, "public"),
+            guest=shared.guest_image,
+            bundle=cluster.bundle,
+            registry=shared.registry,
+            preload=[cluster.kube_proxy, cluster.pause, shared.video_image],
+            media_image=shared.media_image,
+            media_dir=config.video.media_dir or MEDIA,
+            vcpus=config.vm.vcpus,
+            memory_mib=config.vm.memory_mib,
+            hugepage_size=config.vm.hugepage_size,
+            accel=config.vm.accel,
+            mac=mac_address(config.vm.mac, config.vms.index(name)),
+            disk_slots=config.vm.disk_slots,
+            target=target,
+            vnc=config.vm.vnc,
+            after=[prepared],
+        ),
+    )
+
+
+def _join(name: str, vm: WorkerVm, host: Host, shared: Shared) -> pulumi.Resource:
+    """Make the VM a node. Its steps need no undo: the VM is deleted with its machine, or on a server with QEMU."""
+    guest = shared.keys.host(
+        name,
+        str(shared.config.machines.addresses[name]),
+        via=host.via,
+        deleted_with=host.deleted_with or vm.running,
+        after=[vm.answers],
+    )
+    return shared.cluster.join(guest, shared.cluster.prepare(guest))
