@@ -1,4 +1,4 @@
-"""The benchmark: brings up a stack of its own, measures, destroys it, prints a table of goals and figures.
+"""The benchmark: brings up a stack of its own, measures it, destroys it, and prints the figures beside their goals.
 
 usage: python -m bench [PART …] [--json FILE]      (make bench ARGS="bringup grow")
 """
@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}; default: all, in this order")
     parser.add_argument("--json", type=Path, default=OUT / "figures.json", metavar="FILE",
-                        help="keeps the figures; those of parts that are not measured now stay")  # fmt: skip
+                        help="where the figures are kept; parts that are not measured now keep theirs")  # fmt: skip
     wanted = parser.parse_args()
     if unknown := set(wanted.part) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")

@@ -1,4 +1,4 @@
-"""I/O in the guest: an instance's vhost-user-blk disk against a plain virtio-blk disk, each on a file in memory."""
+"""Disk I/O in the guest: an instance's vhost-user-blk disk beside a plain virtio-blk disk, both on files in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from render.placement import disk_path
 from settings.pins import PINS
 
 ROUNDS, SECONDS = 3, 4
-JOBS = {  # name -> fio's arguments, the figure of its report, its size in `unit`, unit
+JOBS = {  # name -> fio's arguments, direction and key of the figure in fio's report, divisor to get the unit, unit
     "sequential read": ("--rw=read --bs=128k", "read", "bw_bytes", 2**20, "MiB/s"),
     "sequential write": ("--rw=write --bs=128k", "write", "bw_bytes", 2**20, "MiB/s"),
     "random read": ("--rw=randread --bs=4k", "read", "iops", 1, "IOPS"),
@@ -26,7 +26,7 @@ PORT = CONFIG.vm.disk_slots - 1  # the plain disk takes the last root port
 
 
 def compare(bench: Bench) -> dict[str, tuple[float, float]]:
-    """Job -> what the vhost disk and the plain one do, in the job's unit: the median of rounds that take turns."""
+    """Job -> figures of the vhost disk and of the plain disk, in the job's unit: medians of alternating rounds."""
     install_fio(bench)
     vhost = bench.guest(f"findmnt -nfo TARGET --source $(readlink -f {disk_path(0)})").strip()
     plain = plug_plain_disk(bench)
@@ -36,7 +36,7 @@ def compare(bench: Bench) -> dict[str, tuple[float, float]]:
 
 
 def install_fio(bench: Bench) -> None:
-    """Into the media share: the guest sees it there, and nothing is installed in it."""
+    """Put fio into the media share, where the guest sees it. Nothing is installed in the guest."""
     image = "spdk-k8s/bench-fio"
     subprocess.run(
         ["docker", "build", "-q", "-t", image, "--build-arg", f"BASE=debian:{PINS['DEBIAN']}-slim", "-"],
@@ -47,7 +47,10 @@ def install_fio(bench: Bench) -> None:
 
 
 def plug_plain_disk(bench: Bench) -> str:
-    """Hot-plugs it into the running VM, with the vhost disk's size, block size and queues; its mount point."""
+    """Hot-plug a virtio-blk disk into the running VM, with the size, block size and queues of the vhost disk.
+
+    Returns its mount point in the guest.
+    """
     disk, queues = CONFIG.vhost, CONFIG.vm.queues
     bench.machine("worker1", f"truncate -s {disk.disk_mib}M /run/plain.img")
     qmp(
@@ -67,7 +70,7 @@ def plug_plain_disk(bench: Bench) -> str:
 
 
 def qmp(bench: Bench, *commands: dict[str, Any]) -> None:
-    """Ask the VM's monitor, which talks to one client at a time."""
+    """Send commands to the VM's QMP monitor. The lock is that of vm-disks: the monitor serves one client at a time."""
     socat = ["flock", "/run/spdk-k8s/vm.disks.lock", "socat", "-", "UNIX-CONNECT:/run/spdk-k8s/vm.qmp"]
     with subprocess.Popen(
         ["docker", "exec", "-i", bench.container("worker1"), *socat], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -75,7 +78,7 @@ def qmp(bench: Bench, *commands: dict[str, Any]) -> None:
         for command in commands:
             process.stdin.write(json.dumps(command).encode() + b"\n")
             process.stdin.flush()
-            for line in process.stdout:  # the greeting and events come between
+            for line in process.stdout:  # skips the greeting and events
                 if "error" in (answer := json.loads(line)):
                     raise RuntimeError(f"{command['execute']}: {answer['error']['desc']}")
                 if "return" in answer:
@@ -83,7 +86,7 @@ def qmp(bench: Bench, *commands: dict[str, Any]) -> None:
 
 
 def run(bench: Bench, folder: str) -> dict[str, float]:
-    """All jobs, one after another, on a file in `folder` of the guest, past its page cache."""
+    """Run all jobs in turn on a file in `folder` of the guest, without its page cache. Returns job -> figure."""
     jobs = " ".join(f"--name='{job}' --stonewall {arguments}" for job, (arguments, *_) in JOBS.items())
     report = json.loads(
         bench.guest(

@@ -1,4 +1,4 @@
-"""What was measured, one figure a row, beside its goal; kept as JSON from run to run. Pure but for that file."""
+"""The measured figures: a table beside their goals, and a JSON file that keeps them from run to run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from operate.status import table
 
 @dataclass(frozen=True)
 class Figure:
-    """value: None where it could not be measured; `note` says why. goal: the most that is well."""
+    """value: None if it could not be measured; `note` then says why. goal: the highest acceptable value."""
 
     part: str
     name: str
@@ -32,7 +32,7 @@ class Figure:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Nearest rank: the smallest of `values` that at least `percent` of them do not exceed."""
+    """The percentile by nearest rank: the smallest of `values` that at least `percent` % of them do not exceed."""
     return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
 
 
@@ -43,7 +43,7 @@ def number(value: float | None, unit: str) -> str:
 
 
 def show(figures: Sequence[Figure]) -> str:
-    """The table: goal and measured side by side."""
+    """The table of figures, measured value beside goal."""
     rows = [["PART", "FIGURE", "MEASURED", "GOAL", "", "NOTE"]]
     for i, f in enumerate(figures):
         part = f.part if i == 0 or figures[i - 1].part != f.part else ""
@@ -53,7 +53,7 @@ def show(figures: Sequence[Figure]) -> str:
 
 
 def merge(earlier: Sequence[Figure], now: Sequence[Figure]) -> list[Figure]:
-    """A part that was measured again replaces its earlier figures; those of the other parts stay."""
+    """All figures. A part that was measured `now` replaces its `earlier` figures."""
     again = {f.part for f in now}
     return [f for f in earlier if f.part not in again] + list(now)
 

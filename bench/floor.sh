@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The same bring-up by hand: plain docker, ssh, kubeadm and kubectl, no Pulumi. The floor that `make up` is measured against.
-# usage: eval "$(make env)"; bench/floor.sh [NUMINST]    prints seconds from nothing; removes what it made
+# The same bring-up by hand, with plain docker, ssh, kubeadm and kubectl: the lower limit for the time of `make up`.
+# usage: eval "$(make env)"; bench/floor.sh [NUMINST]    prints each phase with its seconds, then removes everything
 set -euo pipefail
 cd "$(dirname "$0")/.."
 count=${1:-3}
@@ -38,13 +38,13 @@ push() { # push ID NAME:TAG
   docker --config "$dir/docker" push -q "$registry/$2" >/dev/null
 }
 
-# What `up` built of this checkout, whatever stack it was for.
+# The images that an earlier `up` of any stack built from this checkout.
 declare -A images=()
-add() { # add NAME TAG NAME:TAG   by which names the engine has it, and by which it is pushed
+add() { # add NAME TAG NAME:TAG   its name and tag in the engine, and the name under which it is pushed
   local id
   id=$(docker images -q --filter "reference=*/$1:$2" | head -n 1)
   [ -n "$id" ] || {
-    echo "there is no image $1:$2; remedy: make up && make down, then again" >&2
+    echo "there is no image $1:$2; remedy: make up && make down, then run this again" >&2
     exit 1
   }
   images[$3]=$id
@@ -94,7 +94,7 @@ jq -r .kubeconfig "$dir/control-plane.out" >"$KUBECONFIG"
 join=$(docker exec floor-master kubeadm token create --print-join-command)
 docker exec floor-worker1 sh -c "$join --patches /etc/kubernetes/patches --ignore-preflight-errors=SystemVerification,Swap" >"$dir/join.log" 2>&1
 kubectl label node master type1=master --overwrite >/dev/null
-until_true 60 kubectl label node worker1 type1=worker1 --overwrite # when it is listed
+until_true 60 kubectl label node worker1 type1=worker1 --overwrite # as soon as the node exists
 kubectl apply -f "$dir/vhost.yaml" >/dev/null
 kubectl -n spdk-k8s rollout status deploy/cb-vhost-p0 --timeout=180s >/dev/null
 at "vhost target serves"

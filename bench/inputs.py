@@ -1,7 +1,7 @@
-"""Writes what bench/floor.sh feeds its machines: the step scripts and the manifests, for one fixed set of addresses.
+"""Writes the input of bench/floor.sh: the scripts for its machines, and the Kubernetes manifests, for fixed addresses.
 
 usage: python -m bench.inputs DIR NUMINST   (DIR holds keys.json and certificate.json)
-       python -m bench.inputs images        prints "NAME TAG" of each image that `up` builds of this checkout
+       python -m bench.inputs images        prints "NAME TAG" of each image that `up` builds from this checkout
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POD_CIDR = CONFIG.cluster.pod_cidr
 
 
 def images() -> dict[str, str]:
-    """Name -> tag, as the program builds them: see images.build in the root's __main__.py."""
+    """Image name -> tag, as the program builds them: see the calls of images.build in the root's __main__.py."""
     base = f"debian:{PINS['DEBIAN']}-slim"
     with_base = f"BASE={base}"
     return {

@@ -1,4 +1,4 @@
-"""What is measured, a function for each part; each brings the stack to where it needs it."""
+"""The parts of the benchmark, one function each. Each brings the stack into the state that it needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GIB = 1024  # MiB
 
 
 def bringup(bench: Bench) -> None:
-    """From nothing to FEW pages, by hand and by the program, and an `up` with nothing to do."""
+    """From nothing to FEW pages, by hand and by the program; then an `up` with nothing to do."""
     bench.down()
     by_hand = floor(FEW)
     with memory_watch() as memory:
@@ -46,7 +46,7 @@ def bringup(bench: Bench) -> None:
 
 
 def floor(count: int) -> dict[str, int]:
-    """What is reached by hand -> after how many seconds."""
+    """Phase of bench/floor.sh -> seconds after which it was reached."""
     script = Path(__file__).with_name("floor.sh")
     with subprocess.Popen([script, str(count)], stdout=subprocess.PIPE, text=True) as process:
         reached: dict[str, int] = {}
@@ -70,7 +70,7 @@ def pod_starts(bench: Bench) -> None:
 
 
 def preview(bench: Bench, rounds: int = programs.ROUNDS) -> None:
-    """Previews from nothing, and an `up` of FEW pages with nothing to do, each beside an empty program's."""
+    """Previews from nothing, and an `up` of FEW pages with nothing to do, beside those of an empty program."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         empty = programs.project(folder / "empty")
@@ -86,7 +86,7 @@ def preview(bench: Bench, rounds: int = programs.ROUNDS) -> None:
 def compare(
     bench: Bench, what: str, name: str, first: programs.Took, other_name: str, other: programs.Took, goal: float
 ) -> None:
-    """How many times as long the other one takes, by the clock."""
+    """Add the ratio of `other` to `first`, by the clock, with CPU time as a note."""
     note = (
         f"{other.seconds:.2f} / {first.seconds:.2f} s; processors {other.processors / first.processors:.2f} x,"
         f" {other.processors:.2f} / {first.processors:.2f} s"
@@ -103,7 +103,7 @@ def grow(bench: Bench) -> None:
     bench.add(f"N = {FEW} to {MANY}", seconds, "s", 300)
     bench.add("time per added instance", seconds / (MANY - FEW), "s")
     pod_starts(bench)
-    own = 2 * (MANY - FEW)  # an instance is a disk and a volume; pods are the StatefulSet's
+    own = 2 * (MANY - FEW)  # an instance has a disk and a volume of its own; its pod belongs to the StatefulSet
     updated = [s.name for s in log.spans if s.operation == "update"]
     foreign = changed(log) - log.changes.get("update", 0) - own
     bench.add("resources made or removed beyond the new instances'", foreign, "", 0,
@@ -118,7 +118,9 @@ def grow(bench: Bench) -> None:
     seen.start()
     bench.up(MANY + 1)
     seen.join()
-    step = float(bench.machine("worker1", f"stat -c %.Y /etc/spdk-k8s/vm.disks.d/{MANY}"))  # the step's first act
+    step = float(
+        bench.machine("worker1", f"stat -c %.Y /etc/spdk-k8s/vm.disks.d/{MANY}")
+    )  # the first thing that the step writes
     bench.add("one more disk: seen in the guest after", found[0] - step, "s", 5)
 
 
@@ -132,7 +134,7 @@ def vm_pid(bench: Bench) -> str:
 
 
 def appears(bench: Bench, ordinal: int) -> float:
-    """When the guest has the instance's disk, by this machine's clock."""
+    """The time, by this machine's clock, at which the guest sees the disk of instance `ordinal`."""
     bench.guest(f"udevadm wait --timeout=900 {disk_path(ordinal)}", timeout=900)
     return time.time()
 
@@ -165,11 +167,11 @@ def watch(bench: Bench) -> None:
 
 
 def io(bench: Bench) -> None:
-    """Both targets' start, and their disks' I/O in the guest."""
+    """For both vhost targets: the time to start, and disk I/O in the guest."""
     results = {}
     for backend in (DEFAULT, "spdk"):
         if backend == "spdk" and spdk_source() is None:
-            bench.add("SPDK", None, "", note="neither SPDK_SOURCE nor a release of SPDK in reach")
+            bench.add("SPDK", None, "", note="SPDK_SOURCE is not set, and SPDK's release cannot be downloaded")
             continue
         bench.ensure(1, backend)
         image = next(p.spec.containers[0].image for p in bench.pods() if p.metadata.labels.get("app") == VHOST)

@@ -1,4 +1,4 @@
-"""What the program itself costs: the CLI's time for it beside the time for a program of nothing."""
+"""The cost of the Pulumi program itself: the CLI's time for it beside its time for an empty program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Took:
-    """seconds: by the clock. processors: seconds of all processors, which a busy machine changes less."""
+    """seconds: by the clock. processors: CPU seconds of all processes, which a busy machine changes less."""
 
     seconds: float
     processors: float
@@ -31,14 +31,14 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with a program, and its stack. environment: of the CLI, with the state's place."""
+    """A folder with a Pulumi program, and its stack. environment: of the CLI; it says where the state is."""
 
     folder: Path
     stack: str
     environment: Mapping[str, str]
 
     def run(self, *arguments: str) -> Took:
-        """The CLI with `arguments`; RuntimeError with its last words where it fails."""
+        """Run the CLI with `arguments`. Raises RuntimeError with the end of its output if it fails."""
         command = ["pulumi", "-C", str(self.folder), "--non-interactive", *arguments, "--stack", self.stack]
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=600)
@@ -49,7 +49,7 @@ class Project:
 
 
 def project(folder: Path, count: int = 0) -> Project:
-    """In a new `folder`, with a state of its own: the program with so many instances, or one of nothing (0)."""
+    """A project in a new `folder`, with a state of its own: the program with `count` instances, or an empty one (0)."""
     folder.mkdir()
     for name in ("Pulumi.yaml", "settings", "render", "components", "images", "scripts", "versions.env", ".venv"):
         (folder / name).symlink_to(ROOT / name)
@@ -67,7 +67,10 @@ def project(folder: Path, count: int = 0) -> Project:
 
 
 def in_turns(projects: Sequence[Runs], *arguments: str, rounds: int = ROUNDS) -> list[Took]:
-    """The medians of each. What else the machine does meets all alike; a first round fills the caches."""
+    """The median of each project, from alternating runs, so that other load affects all alike.
+
+    A first round, which is not counted, fills the caches.
+    """
     runs = [[project.run(*arguments) for project in projects] for _ in range(1 + rounds)][1:]
     return [
         Took(median(took.seconds for took in each), median(took.processors for took in each))

@@ -1,4 +1,4 @@
-"""The benchmark's own stack: brought up, asked, and always taken down again."""
+"""The stack of the benchmark. It is always destroyed at the end."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tests.pulumi_cli import ROOT, Stack
 
 OUT = Path(__file__).parent / "out"
 SUBNET = "172.30.92.0/24"
-DEFAULT = "qemu-storage-daemon"  # the backend of every part but the comparison of both
+DEFAULT = "qemu-storage-daemon"  # the backend of every part except the comparison with SPDK
 
 
 def spdk_source() -> dict[str, str] | None:
-    """Config for SPDK's backend; None where its source cannot be had."""
+    """Config for the SPDK backend. None: SPDK's source is not available."""
     if folder := os.environ.get("SPDK_SOURCE"):
         return {"vhost.source": str(Path(folder).resolve())}
     return {} if os.environ.get("SPDK_RELEASE") else None
 
 
 class Bench:
-    """The stack `bench`, up with `count` instances (0: down). figures: what was measured so far. part: measured now."""
+    """The stack `bench`. count: its instances; 0: down. figures: measured so far. part: the part that runs now."""
 
     def __init__(self) -> None:
         self.figures: list[Figure] = []
@@ -46,7 +46,7 @@ class Bench:
         self._stack = Stack("bench", OUT / "state")
 
     def __enter__(self) -> Bench:
-        self._clear()  # what a killed run left
+        self._clear()  # of a run that was killed
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -64,13 +64,13 @@ class Bench:
         print(f"{name}: {value if value is None else round(value, 2)} {unit} {note}", flush=True)
 
     def ensure(self, count: int, backend: str = DEFAULT) -> None:
-        """Up with that many instances on that backend, however it comes there."""
+        """Make sure that the stack is up with `count` instances on `backend`."""
         if (self.count, self._backend) != (count, backend):
             self.down()
             self.up(count, backend)
 
     def up(self, count: int, backend: str = DEFAULT) -> tuple[float, timeline.Log]:
-        """`pulumi up` from whatever is there to `count` instances: its seconds and its event log."""
+        """Run `pulumi up` from the present state to `count` instances. Returns its seconds and its event log."""
         if not self.count:
             self._clear()
             self._made_in = self.part
@@ -84,7 +84,7 @@ class Bench:
             )
         self._stack.run("config", "set", "numinst", str(count))
         log = OUT / "state" / "events.json"
-        os.environ["PULUMI_DEBUG_COMMANDS"] = "true"  # shows --event-log
+        os.environ["PULUMI_DEBUG_COMMANDS"] = "true"  # makes --event-log available
         began = time.monotonic()
         self.count, self._backend = count, backend
         self._stack.run("up", "--yes", "--skip-preview", "--event-log", str(log), timeout=2400)
@@ -99,7 +99,7 @@ class Bench:
             return seconds, timeline.read(lines)
 
     def down(self) -> None:
-        """Destroy, measured, if anything is up."""
+        """Destroy the stack if it is up, and add the time as a figure of the part that created it."""
         if not self.count:
             return
         began, name = time.monotonic(), f"destroy, N = {self.count}, {self._backend}"
@@ -109,18 +109,18 @@ class Bench:
 
     @property
     def project(self) -> Project:
-        """For the CLI as it is."""
+        """This stack as a project, to time the CLI on it."""
         return Project(ROOT, self._stack.name, self._stack.environment)
 
     def machine(self, name: str, command: str, stdin: bytes | None = None) -> str:
-        """Run in a shell on a dev machine."""
+        """Run `command` in a shell on dev machine `name`. Returns its stdout."""
         return _run("docker", "exec", "-i", self.container(name), "bash", "-ec", command, stdin=stdin)
 
     def container(self, name: str) -> str:
         return f"spdk-k8s-{self._stack.name}-{name}"
 
     def guest(self, command: str, timeout: float = 300) -> str:
-        """Run in the worker VM, by SSH."""
+        """Run `command` in the worker VM, by SSH. Returns its stdout. timeout: seconds."""
         address = self.outputs["nodes"]["worker2"]
         return _run("ssh", "-i", str(OUT / "state" / "key"), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
                     "-o", "LogLevel=ERROR", "-o", "UserKnownHostsFile=/dev/null", f"root@{address}", command,
@@ -130,7 +130,7 @@ class Bench:
         return list(self.core.list_namespaced_pod(NAMESPACE).items)
 
     def pod_starts(self) -> list[float]:
-        """Seconds from a video pod's creation to Ready, of each; the API server keeps whole ones."""
+        """Seconds from creation to Ready of each video pod. The API server keeps whole seconds."""
         return [
             (condition.last_transition_time - pod.metadata.creation_timestamp).total_seconds()
             for pod in self.pods()
@@ -149,15 +149,16 @@ def _run(*command: str, stdin: bytes | None = None, timeout: float = 300) -> str
 
 @contextmanager
 def memory_watch() -> Iterator[list[float]]:
-    """Puts into its list what the stack's containers took at most, MiB, as the engine counts: without idle cache.
+    """Measure the peak memory of the stack's containers in MiB, as the Docker engine counts it, without idle cache.
 
-    All of the stack is in them: control plane, registry, target with its disks, QEMU with the guest.
+    The list holds the peak. The containers hold the whole stack: control plane, registry, vhost target with its disks,
+    QEMU with the guest.
     """
 
     def taken() -> float:
         ids = _run("docker", "ps", "-q", "--filter", "name=^spdk-k8s-bench-").split()
         if not ids:
-            return 0  # `docker stats` would show all there are
+            return 0  # without names, `docker stats` would show all containers
         usages = _run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", *ids)
         return sum(mebibytes(line.partition(" / ")[0]) for line in usages.splitlines())
 
@@ -176,6 +177,6 @@ def memory_watch() -> Iterator[list[float]]:
 
 
 def mebibytes(size: str) -> float:
-    """Of "1.5GiB", "12.3MiB", "456KiB", "0B"."""
+    """A size as Docker writes it ("1.5GiB", "456KiB", "0B"), in MiB."""
     number, unit = re.fullmatch(r"([\d.]+)([KMGT]?i?B)", size).groups()  # type: ignore[union-attr]
     return float(number) * 1024 ** ("KMGT".find(unit[0]) - 1) if unit != "B" else float(number) / 2**20

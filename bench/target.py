@@ -1,4 +1,4 @@
-"""The vhost target by itself, in a container as its pod runs it: how long until every disk has its socket."""
+"""The vhost target alone, in a container that runs it as its pod does: the time until every disk has its socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "spdk-k8s-bench-target"
 
 
 def start(image: str, count: int, spdk: bool) -> float:
-    """Seconds from the start of the stack's target with `count` disks to the last of its sockets."""
+    """Seconds from the start of the target in `image` with `count` disks until its last socket exists."""
     disks = Disks(
         ordinals=range(count),
         slots=CONFIG.slots,
@@ -35,7 +35,7 @@ def start(image: str, count: int, spdk: bool) -> float:
         docker("run", "-d", "--name", NAME, "--network", "none", "--read-only", "--tmpfs", "/run/vhost", "--tmpfs",
                "/disks", f"-v={config}:/etc/vhost:ro", f"-v={sockets}:/var/tmp", image, *arguments)  # fmt: skip
         try:
-            docker("exec", "-d", NAME, "reconcile")  # its pod's second container
+            docker("exec", "-d", NAME, "reconcile")  # the second container of the pod
             end = time.monotonic() + 60
             while len(there := [s for s in sockets.glob("vhost.*") if s.is_socket()]) < count:
                 if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""The engine's event log (`pulumi up --event-log FILE`) as spans of time, as phases of the bring-up, as a picture."""
+"""The engine's event log (`pulumi up --event-log FILE`): as time spans, as phases of the bring-up, and as an SVG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-# What a bring-up reaches, in the words of floor.sh, and the resources ("Component/name") whose last one reaches it.
+# Phase, named as in floor.sh -> the resources ("Component/name") of which the last one completes it.
 PHASES = {
     "machines run": r"DevMachines/.*-ready",
     "registry answers": r"Registry/.*",
@@ -23,7 +23,7 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Span:
-    """A resource's step: seconds since the first event, whole ones as the log has them. component: "" for none."""
+    """The step of a resource. start, end: whole seconds since the first event. component: "" if it has none."""
 
     name: str
     component: str
@@ -40,11 +40,11 @@ class Span:
 class Log:
     spans: list[Span]
     changes: dict[str, int]
-    """Operation ("create", "same", …) -> number of resources, as the engine sums them up."""
+    """Operation ("create", "same", …) -> number of resources, from the engine's summary."""
 
 
 def read(lines: Iterable[str]) -> Log:
-    """Spans of what took a step, components and providers aside, in the order of their start."""
+    """Read the event log. The spans are of resources with a step, without components and providers, by their start."""
     events = [json.loads(line) for line in lines]
     zero = events[0]["timestamp"] if events else 0
     started: dict[str, int] = {}
@@ -70,7 +70,7 @@ def read(lines: Iterable[str]) -> Log:
 
 
 def phases(spans: Sequence[Span]) -> dict[str, tuple[int, int]]:
-    """Phase -> when its first resource began and its last was there; phases overlap."""
+    """Phase -> start of its first resource, end of its last, in seconds. Phases overlap."""
     found: dict[str, tuple[int, int]] = {}
     for phase, pattern in PHASES.items():
         its = [s for s in spans if re.fullmatch(pattern, f"{s.component}/{s.name}")]
@@ -84,7 +84,7 @@ LEFT, WIDTH, ROW, TOP = 190, 960, 17, 60  # pixels
 
 
 def svg(spans: Sequence[Span], title: str) -> str:
-    """A bar for each resource that took a second or more, in its component's colour."""
+    """An SVG with a bar for each resource that took a second or more, in its component's colour."""
     bars = [s for s in spans if s.seconds >= 1]
     components = list(dict.fromkeys(s.component or "other" for s in bars))
     colour = {c: COLOURS[i % len(COLOURS)] for i, c in enumerate(components)}

@@ -1,4 +1,4 @@
-"""Viewers of all pages at once: how fast the movies come, and whether one ever waits."""
+"""Viewers of all pages at once: how fast they get the movies, and how long they have to wait."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-STALL = 2.0  # seconds without a byte: what a player has in its buffer
-MOST = 20_000  # requests of one viewer
+STALL = 2.0  # seconds without data that a player's buffer covers
+MOST = 20_000  # limit of one viewer's requests
 
 
 @dataclass
 class Viewer:
     bytes: int = 0
     worst_gap: float = 0.0
+    """Longest time without data, in seconds."""
     stalls: int = 0
+    """Number of gaps longer than STALL."""
 
 
 def watch(page: str, seen: Viewer, stop: threading.Event, pause: float) -> None:
-    """Fetches the page's first movie again and again, on one connection, until `stop`. pause: seconds between."""
+    """Fetch the page's first movie over and over, on one connection, until `stop` is set. pause: in seconds."""
     connection = http.client.HTTPConnection(urlsplit(page).netloc, timeout=60)
 
     def fetch(path: str) -> http.client.HTTPResponse:
@@ -49,7 +51,7 @@ def watch(page: str, seen: Viewer, stop: threading.Event, pause: float) -> None:
 
 @contextmanager
 def viewers(pages: Sequence[str], pause: float = 0) -> Iterator[list[Viewer]]:
-    """One viewer for each page while the block runs; their counts are final after it."""
+    """Run one viewer for each page while the block runs. The counts are final after the block."""
     stop, seen = threading.Event(), [Viewer() for _ in pages]
     failures: list[BaseException] = []
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env -S python -u
-"""The policy pack: what every preview and every `up` is held to; the rules themselves: rules.py.
+"""The policy pack, which checks every preview and every `up`. The rules are in rules.py.
 
-`pulumi preview --policy-pack policy/__main__.py`: a pack that is a program is started by the engine itself, whatever
-Python host the CLI came with, and waits for the port that it prints (so -u). Released CLIs take the folder as well.
+usage: pulumi preview --policy-pack policy/__main__.py
+The engine starts a pack that is a program by itself, whatever Python language host the CLI has, and reads the port that
+the program prints; hence -u, unbuffered output. Released CLIs also accept the folder (--policy-pack policy).
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from pulumi_policy.deserialize import serialize_properties
 
 
 def seen(args: ResourceValidationArgs) -> rules.Resource:
-    """A resource without the proxies that raise an exception wherever a value is not known yet."""
+    """The resource with plain inputs. The SDK's own raise an exception on each access to an unknown value."""
     return rules.Resource(
         args.resource_type, args.name, serialize_properties(args.props), list(args.opts.additional_secret_outputs)
     )
 
 
 class Rule(ResourceValidationPolicy):
-    """A function of rules.py as a policy."""
+    """A policy from a function of rules.py."""
 
     def __init__(self, name: str, description: str, find: Callable[[rules.Resource], Iterator[str]]) -> None:
         super().__init__(name, description)
@@ -42,7 +43,10 @@ class Rule(ResourceValidationPolicy):
 
 
 class SecretInputs(Rule):
-    """Only a remediation is shown which values are secret; it comes first, changes nothing, and notes what it saw."""
+    """The policy secret-inputs. Only a remediation can see which inputs are secret, and it runs before the validation.
+
+    So `remediate` changes nothing and notes what it finds, and `validate` reports it.
+    """
 
     def __init__(self, name: str, description: str) -> None:
         super().__init__(name, description, rules.plain_secrets)
@@ -58,6 +62,7 @@ class SecretInputs(Rule):
 
 
 def outputs(args: StackValidationArgs, report_violation: ReportViolation) -> None:
+    """The policy secret-keys. Outputs are known only after the resources exist, when the stack is validated."""
     for resource in args.resources:
         for problem in rules.printed_keys(seen(resource)):
             report_violation(problem, resource.urn)
@@ -67,13 +72,13 @@ PolicyPack(
     "spdk-k8s",
     enforcement_level=EnforcementLevel.MANDATORY,
     policies=[
-        Rule("private-images", "Pods run images of the stack's own registry, by digest.", rules.Images()),
+        Rule("private-images", "Pods use images by digest, from the stack's own registry.", rules.Images()),
         Rule(
-            "host-access", "Only what the design names takes a node's privileges, network or files.", rules.host_access
+            "host-access", "Only workloads with a grant use a node's privileges, network or files.", rules.host_access
         ),
-        Rule("remote-commands", "Every remote command names a host key and a time limit.", rules.remote_command),
+        Rule("remote-commands", "Every remote command has a host key and a time limit.", rules.remote_command),
         SecretInputs("secret-inputs", "Private keys, passwords and kubeconfigs are secrets."),
-        Rule("secret-outputs", "What a command prints is a secret where it may hold one.", rules.secret_outputs),
+        Rule("secret-outputs", "The output of a remote command is a secret.", rules.secret_outputs),
         StackValidationPolicy("secret-keys", "No command's output holds a private key in plain text.", outputs),
     ],
 )

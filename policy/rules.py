@@ -1,6 +1,6 @@
-"""The rules: functions from a resource, as its provider gets it, to what is wrong with it.
+"""The rules: functions that take a resource, as its provider gets it, and yield a message for each violation.
 
-In a preview much is not known yet. What is not known is not held against a resource; what is known, is.
+In a preview many values are not known yet. A rule skips an unknown value and checks the rest; `up` checks all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOT_KNOWN = {value for name, value in vars(proxy).items() if name.startswith("UN
 
 
 class Unknown:
-    """Stands for a value that is not known yet: false, empty, and so is all that is in it."""
+    """A value that is not known yet. It is falsy and empty, and so is everything read from it."""
 
     def __bool__(self) -> bool:
         return False
@@ -35,7 +35,7 @@ UNKNOWN = Unknown()
 
 @dataclass(frozen=True)
 class Resource:
-    """inputs: as they are on the wire. secret_outputs: what the program lists as additional_secret_outputs."""
+    """inputs: in the engine's wire format, with secrets marked. secret_outputs: from additional_secret_outputs."""
 
     type: str
     name: str
@@ -44,11 +44,12 @@ class Resource:
 
     @property
     def kind(self) -> str:
+        """The last part of the type: "StatefulSet" of "kubernetes:apps/v1:StatefulSet"."""
         return self.type.rpartition(":")[2]
 
     @property
     def properties(self) -> Any:
-        """The inputs, secrets among them opened, what is not known as UNKNOWN."""
+        """The inputs, with the plain values of secrets, and UNKNOWN for values that are not known yet."""
         return _opened(self.inputs)
 
 
@@ -63,7 +64,7 @@ def _opened(value: Any) -> Any:
 
 
 def pods(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Every pod specification in `value`, however deep: a Pod's own, a Deployment's or a CronJob's template."""
+    """Every pod specification in `value`, at any depth: of a Pod, or in the template of a Deployment or CronJob."""
     if isinstance(value, Mapping):
         if "containers" in value:
             yield value
@@ -75,18 +76,22 @@ def pods(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def containers(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Every container of a pod specification, init and ephemeral ones included."""
     for group in ("initContainers", "containers", "ephemeralContainers"):
         yield from pod.get(group) or ()
 
 
 def repository(image: str) -> str:
-    """An image's name without its tag or digest."""
+    """The name of an image, without tag or digest."""
     return re.sub(r"(@[^/]*|:[^/]*)$", "", image)
 
 
 class Images:
-    """Pods' images come from the registries that this stack pushes to, which it does before any pod asks for one; an
-    engine's containers are of images that this stack built."""
+    """The policy private-images.
+
+    Pods use images of the registries that this stack pushes to. Docker containers use images that this stack builds.
+    It keeps the registries and images that it has seen: the stack registers an image before the pod that uses it.
+    """
 
     def __init__(self) -> None:
         self.registries: set[str] = set()
@@ -101,7 +106,7 @@ class Images:
                 self.registries |= {name.partition("/")[0] for name in names}
         if resource.type == "docker:index/container:Container":
             image = properties.get("image")
-            if image and repository(image) not in self.built:  # a machine keeps the build that it was made of
+            if image and repository(image) not in self.built:  # not by tag: a running machine keeps its first image
                 yield f"{image} is not built by this stack; mend: use the image_name of a docker.Image"
         if resource.type.startswith("kubernetes:"):
             for pod in pods(properties):
@@ -117,36 +122,36 @@ class Images:
                 continue
             own = " or ".join(sorted(self.registries)) or "it has pushed to none"
             if not image or image.partition("/")[0] not in self.registries:
-                yield f"{user}: {image} is not from this stack's registry ({own}); mend: use what images.build returns"
+                yield f"{user}: {image} is not from this stack's registry ({own}); mend: use the result of Images.build"
             if image and not re.search(r"@sha256:[0-9a-f]{64}$", image):
                 yield f"{user}: {image} can change; mend: name it by digest, NAME@sha256:…"
 
 
 class Grant(NamedTuple):
-    """What one workload may take from its node. which: containers, or folders with all that is below them."""
+    """What one workload may use of its node. which: names of containers, or folders, which include all below them."""
 
     kind: str
-    name: str  # * for any ending
+    name: str  # a pattern: * matches any ending
     what: str
     which: tuple[str, ...]
     why: str
 
 
 NAMESPACE = "spdk-k8s"
-# All that the design allows; nobody else, and nothing in another namespace, gets any of it.
+# The complete list. Other workloads, and workloads in other namespaces, get nothing.
 GRANTS = (
-    Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/tmp",), "its sockets, which QEMU opens"),
+    Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/tmp",), "vhost-user sockets, which QEMU opens"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/lib/spdk-k8s/disks", "/mnt", "/srv"), "vhost.files"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/dev",), "vhost.devices"),
     Grant("Deployment", "cb-vhost-p0*", "privileged", ("vhost",), "vhost.devices"),
     Grant("StatefulSet", "app-vs-p2", "hostPath, read-only", ("/srv/media",), "the playlists"),
-    Grant("StatefulSet", "app-vs-p2", "hostNetwork", ("pod",), "each pod serves at a port of its node"),
-    Grant("Container", "spdk-k8s-*", "privileged", ("container",), "dev machines boot systemd and run kubelet"),
+    Grant("StatefulSet", "app-vs-p2", "hostNetwork", ("pod",), "each pod serves on a port of its node"),
+    Grant("Container", "spdk-k8s-*", "privileged", ("container",), "dev machines run systemd and kubelet"),
 )
 
 
 def host_access(resource: Resource) -> Iterator[str]:
-    """What a pod or an engine's container takes from its node without a grant."""
+    """The policy host-access: what a pod, volume or Docker container uses of its node needs a grant."""
     properties = resource.properties
     if resource.type == "docker:index/container:Container":
         name, demands = properties.get("name"), _demands_of_container(properties)
@@ -199,7 +204,7 @@ def _demands_of_pod(pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _demands_of_volume(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A volume of the engine's may be a folder of the machine by another name."""
+    """A Docker volume with driver options can be a folder of the machine."""
     device = (properties.get("driverOpts") or {}).get("device")
     if device:
         yield "hostPath", normpath(device)
@@ -226,7 +231,7 @@ def _demands_of_container(properties: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def remote_command(resource: Resource) -> Iterator[str]:
-    """A remote step without a host key, for its host or the jump host, or one that could hang for ever."""
+    """The policy remote-commands: a host key for the host and the jump host, and a time limit for each command."""
     if not resource.type.startswith("command:remote:"):
         return
     properties = resource.properties
@@ -234,21 +239,21 @@ def remote_command(resource: Resource) -> Iterator[str]:
     for where, hop in (("connection", connection), ("connection.proxy", connection.get("proxy", UNKNOWN))):
         key = hop.get("hostKey")
         if not key and key is not UNKNOWN:
-            yield f"{where} has no hostKey: whoever answers would be trusted; mend: Host.run, which requires one"
+            yield f"{where} has no hostKey, so any server would be trusted; mend: use Host.run, which requires one"
     for when in ("create", "update", "delete"):
         line = properties.get(when)
         if line and not re.fullmatch(r"(env \w+=\S* )?(sudo -n )?timeout -k 10 [1-9]\d* [^;&|\n]*", line):
-            yield f"{when} has no time limit; mend: Host.run, or begin it with timeout -k 10 SECONDS"
+            yield f"{when} has no time limit; mend: use Host.run, or begin the command with timeout -k 10 SECONDS"
 
 
 PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|client-key-data:")
 SECRET_NAMES = {"privateKey", "privateKeyPassPhrase", "password", "kubeconfig"}
-# of a script on stdin
+# an assignment of a secret in a script on stdin
 SECRET_VALUE = re.compile(r"^(PASSWORD|KUBECONFIG_TEXT|REGISTRY_HOSTS|USER_DATA)=(?!''$).", re.MULTILINE)
 
 
 def plain_secrets(resource: Resource) -> Iterator[str]:
-    """Inputs that must be secrets, and are not marked as such."""
+    """The policy secret-inputs: inputs that must be secrets, but are not marked as such."""
     for path, value in _plain(resource.inputs, ()):
         of_secret = resource.kind == "Secret" and path[0] in ("data", "stringData")
         if path[-1] in SECRET_NAMES or of_secret or PRIVATE_KEY.search(value) or SECRET_VALUE.search(value):
@@ -256,7 +261,7 @@ def plain_secrets(resource: Resource) -> Iterator[str]:
 
 
 def _plain(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every string that is known and not within a secret, and where it is."""
+    """Every known string outside of secrets, with its path."""
     if isinstance(value, Mapping):
         if value.get(deserialize.SPECIAL_SIG_KEY) != deserialize.SPECIAL_SECRET_SIG:
             for key, below in value.items():
@@ -269,16 +274,16 @@ def _plain(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
 
 
 def secret_outputs(resource: Resource) -> Iterator[str]:
-    """A remote step's stdout that is no secret, or a command that shows the secret that it prints."""
+    """The policy secret-outputs: a remote step's stdout is a secret, and no command shows a secret while it runs."""
     if resource.type == "command:remote:Command" and "stdout" not in resource.secret_outputs:
-        yield 'what it prints is not a secret; mend: Host.run, or additional_secret_outputs=["stdout"]'
+        yield 'stdout is not a secret; mend: use Host.run, or additional_secret_outputs=["stdout"]'
     shown = resource.properties.get("logging") or "stdoutAndStderr"
     if resource.type.startswith("command:") and "stdout" in resource.secret_outputs and "stdout" in shown.lower():
-        yield "its secret stdout would be shown as it runs; mend: logging=Logging.STDERR or Logging.NONE"
+        yield "the secret stdout would be shown while the command runs; mend: logging=Logging.STDERR or Logging.NONE"
 
 
 def printed_keys(resource: Resource) -> Iterator[str]:
-    """After the fact: a command printed a private key, and its output is in the state in plain text."""
+    """The policy secret-keys: a command has printed a private key, and the state holds its output in plain text."""
     for output in ("stdout", "stderr"):
         if (
             resource.type.startswith("command:")

@@ -105,7 +105,7 @@ def test_what_breaks_a_policy_is_stopped(bad: Path, command: list[str]) -> None:
             "Deployment default/web has no grant for hostNetwork (pod)",
             "container web: nginx:1.27 is not from this stack's registry (it has pushed to none)",
             "container web: nginx:1.27 can change; mend: name it by digest",
-            "connection has no hostKey: whoever answers would be trusted",
+            "connection has no hostKey, so any server would be trusted",
             "create has no time limit",
             "stdin would be in the state in plain text; mend: pulumi.Output.secret",
         ):
