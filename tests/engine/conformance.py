@@ -1,4 +1,4 @@
-"""Small programs through the real engine with a chosen set of provider plugins, and what the engine sees of them."""
+"""Run small programs with the real engine and a chosen set of provider plugins, and read what the engine saw."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pulumi.automation.events import EngineEvent
 from tests.pulumi_cli import ROOT
 
 NAME = "spdk-k8s-conformance"
-UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # how the engine writes what is not known yet
-SECRET = "4dabf18193072939515e22adb298388d"  # the key by which it marks what is encrypted
+UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # the engine's mark for a value that is not known yet
+SECRET = "4dabf18193072939515e22adb298388d"  # the engine's key for an encrypted value
 CREATE, UPDATE, DELETE = ["create"], ["update"], ["delete"]
 REPLACE = ["create-replacement", "replace", "delete-replaced"]
 DELETE_FIRST = ["delete-replaced", "replace", "create-replacement"]
@@ -28,7 +28,7 @@ DELETE_FIRST = ["delete-replaced", "replace", "create-replacement"]
 
 @cache
 def offline_plugins() -> Path:
-    """The folder of offline/plugins' programs; they are built where set-up found released ones."""
+    """Folder of the programs of offline/plugins. Builds them if set-up has not, because it found the released ones."""
     script = 'for part in lib pulumi; do . "setup/$part.sh"; done; exec 3>&2; mkdir -p "$CACHE"'
     script += '; cached "$(plugins)" plugins_offline >&2; echo "$CACHE/$(plugins)/bin"'
     made = subprocess.run(
@@ -87,7 +87,7 @@ class Seen:
         name, op = metadata.urn.split("::")[-1], str(metadata.op.value)
         steps = self.steps.setdefault(name, [])
         if done and steps == ["refresh"]:
-            steps[:] = [op]  # what a refresh found is told when it ends
+            steps[:] = [op]  # a refresh reports its finding at its end
         elif started and op != "same":
             steps.append(op)
         if failed:
@@ -102,7 +102,7 @@ class Seen:
 
 
 class Engine:
-    """A stack of its own, whose programs are functions; `plugin` is the program that it must use."""
+    """A stack of the test's own, whose programs are functions. plugin: the provider plugin that it must use."""
 
     def __init__(self, folder: Path, plugin: Path) -> None:
         self.folder, self.plugin = folder, plugin
@@ -125,7 +125,7 @@ class Engine:
         )
 
     def run(self, command: str, program: Callable[[], object] | None = None) -> Seen:
-        """command: preview, up, refresh or destroy. A failure is told in what is returned."""
+        """Run `command`: preview, up, refresh or destroy. The result tells whether it failed."""
         seen = Seen()
         if program:
             self.stack.workspace.program = program
@@ -156,10 +156,10 @@ class Engine:
         return self.folder / "state/.pulumi/stacks" / NAME / "test.json"
 
     def resources(self) -> list[dict[str, Any]]:
-        """What the stack's state holds."""
+        """The stack's state."""
         latest = json.loads(self.state_file.read_text())["checkpoint"].get("latest") or {}
         return latest.get("resources") or []
 
     def holds(self, text: str) -> bool:
-        """Is the text anywhere in the stack's state, in the open?"""
+        """Whether the stack's state holds the text anywhere, not encrypted."""
         return text in self.state_file.read_text()

@@ -8,7 +8,7 @@ from tests.pulumi_cli import Stack, free_subnet
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    """An empty stack of the real engine; no machine is made for it."""
+    """An empty stack for the real engine, without machines."""
     made = Stack("engine", tmp_path / "state")
     made.init(**{"machines.kind": "containers", "machines.subnet": free_subnet()})
     yield made

@@ -50,7 +50,7 @@ PAUSE = f"registry.k8s.io/pause:{PINS['PAUSE']}"
 
 @pytest.fixture(scope="module", autouse=True)
 def one_at_a_time() -> Iterator[None]:
-    """Its networks, containers and images have fixed names: a second run on this machine waits for the first."""
+    """Networks, containers and images have fixed names, so a second run on this machine waits for the first."""
     with (Path(tempfile.gettempdir()) / f"{NAME}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -94,7 +94,7 @@ def wait(what: str, so: Callable[[], bool], limit: float = 60) -> None:
 
 @dataclass(frozen=True)
 class Shell:
-    """Where commands run: here, or in a container that has a shell and sshd. folder: one that both sides know."""
+    """Where commands run: here, or in a container with a shell and sshd. folder: a path that exists on both sides."""
 
     connection: dict[str, Any] | None
     folder: str
@@ -174,7 +174,7 @@ def test_command_lives(commands: Engine, shell: Shell) -> None:
     def program(**over: Any) -> Program:
         args = {
             "create": f"echo made $LC_A; echo from; cat; echo oops >&2; echo create >>{log}",
-            # both read what they are given: an SSH command that ends before that may fail
+            # both read all of stdin: an SSH command that ends before that may fail
             "update": f'echo "$PULUMI_COMMAND_STDOUT" >>{log}; cat >/dev/null; echo updated',
             "delete": f"cat >/dev/null; echo delete >>{log}",
             "environment": {"LC_A": "a b"},
@@ -234,7 +234,7 @@ def test_command_keeps_secrets(commands: Engine, shell: Shell) -> None:
     assert SECRET in made.state["first"]["outputs"]["stdout"]
     assert "progress" in made.said
     assert "hush" not in made.said
-    # only the one output that was asked for is secret
+    # only the output that the program marks is secret
     assert made.state["second"]["outputs"]["stdout"] == "hush"
     if shell.connection:
         assert not commands.holds(shell.connection["private_key"].splitlines()[3])
@@ -422,7 +422,7 @@ def test_container_without_its_image(containers: Engine) -> None:
 
 
 def test_container_where_the_plugins_differ(containers: Engine) -> None:
-    """On purpose: the offline plugin takes back what cannot start, and knows what the engine makes of its inputs."""
+    """On purpose: the offline plugin removes a container that cannot start, and knows what the engine adds to it."""
     released = containers.plugin.parent != offline_plugins()
 
     def program() -> None:
@@ -443,7 +443,7 @@ def test_container_where_the_plugins_differ(containers: Engine) -> None:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """What an image is built from."""
+    """Folder with a Dockerfile."""
     folder = tmp_path / "context"
     folder.mkdir()
     (folder / "Dockerfile").write_text("FROM scratch\nARG TEXT\nLABEL text=$TEXT\nCOPY file /file\n")
@@ -479,7 +479,7 @@ def test_image_is_built(containers: Engine, context: Path) -> None:
     (context / "file").write_text("2")
     updated = containers.up(lambda: image(context))
     assert updated.steps == {"image": UPDATE}
-    # the offline plugin also names what of the build has changed
+    # the offline plugin also names the part of the build that has changed
     assert [path.partition(".")[0] for path in updated.diffs["image"]] == ["build"]
 
     (context / "Dockerfile").write_text("FROM scratch\nCOPY nothing /file\n")
@@ -490,7 +490,7 @@ def test_image_is_built(containers: Engine, context: Path) -> None:
 
 
 class Registry(http.server.BaseHTTPRequestHandler):
-    """As much of a registry as a push needs, with a login."""
+    """The part of a registry that a push needs, with a login."""
 
     kept: dict[str, bytes]
     protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""The real engine with the policy pack: the program passes, what breaks a policy is stopped, in previews and by up."""
+"""The real engine with the policy pack: the program passes; preview and up stop what violates a policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mock engine that writes down all that a program asks for: inputs, and what relates resources to one another."""
+"""A mock engine that records what a program registers: inputs, and the relations between resources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pulumi.runtime.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 PROJECT, STACK = "spdk-k8s", "pulumi:pulumi:Stack"
-# What must stay secret, as steps print it; each is found again wherever it leaks to.
+# Secrets, as steps print them. Each is a text that a test finds wherever it leaks to.
 KEYS = {
     name: {"private": f"PRIVATE-{name}", "public": f"ssh-ed25519 AAAA {name}"}
     for name in ("client", "master", *(f"worker{i}" for i in range(1, 9)))
@@ -38,24 +38,24 @@ STDOUT = {  # end of a step's name -> what it prints
 
 @dataclass(frozen=True)
 class Registered:
-    """One registration as the engine sees it. Resources are named by their path: "component/child"."""
+    """A registration as the engine sees it. A resource is named by its path: "component/child"."""
 
     urn: str
     path: str
     inputs: dict[str, Any]
-    """Plain, secrets unwrapped."""
+    """Plain values; secrets are unwrapped."""
     secret_inputs: set[str]
     request: RegisterResourceRequest = field(repr=False)
     parent: str
     provider: str
-    """Empty: a default one."""
+    """Path of the provider. Empty: a default provider."""
     dependencies: set[str]
-    """With those of all inputs."""
+    """Paths of depends_on, and of the resources whose outputs are inputs."""
     deleted_with: str
-    """Its own or, as the engine has it, its parent's."""
+    """Path of the resource; like in the engine, inherited from the parent if it has none of its own."""
     replace_with: set[str]
     outputs: dict[str, Any] = field(default_factory=dict)
-    """Of a component or the stack: what it registers as its outputs, secrets unwrapped."""
+    """What a component or the stack registers as outputs. Secrets are unwrapped."""
     secret_outputs: set[str] = field(default_factory=set)
 
     @property
@@ -68,7 +68,7 @@ class Registered:
 
 
 class Recorder(mocks.Mocks):
-    """What providers answer."""
+    """The outputs that providers would return."""
 
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         outputs = dict(args.inputs)
@@ -84,14 +84,14 @@ class Recorder(mocks.Mocks):
 
 
 class Monitor(MockMonitor):
-    """The engine's end of the wire."""
+    """The engine's end of the gRPC connection."""
 
     def __init__(self) -> None:
         super().__init__(Recorder())
         self.recorded: dict[str, Registered] = {}  # by URN
 
     def make_urn(self, parent: str, type_: str, name: str) -> str:
-        """As the engine makes it: types of all ancestors, without the stack."""
+        """URN as the engine forms it: with the types of all ancestors except the stack."""
         kinds = parent.split("::")[2] if parent else STACK
         kinds = type_ if kinds == STACK else f"{kinds}${type_}"
         return f"urn:pulumi:dev::{PROJECT}::{kinds}::{name}"
@@ -127,7 +127,7 @@ class Monitor(MockMonitor):
 
 
 def plain(struct: Any) -> tuple[dict[str, Any], set[str]]:
-    """A message's properties, and the names of those that are secret, wholly or somewhere inside."""
+    """The properties in a message, and the names of those that are secret or contain a secret."""
 
     def unwrapped(value: Any) -> tuple[Any, bool]:
         if rpc.is_rpc_secret(value):
@@ -145,10 +145,10 @@ def plain(struct: Any) -> tuple[dict[str, Any], set[str]]:
 
 
 def record(program: Callable[[], object], config: Mapping[str, object] | None = None) -> dict[str, Registered]:
-    """Everything that `program` registers, by its path."""
+    """Path -> registration, for everything that `program` registers."""
     monitor = Monitor()
     mocks.set_mocks(monitor.mocks, project=PROJECT, stack="dev", preview=False, monitor=monitor)
-    set_root_resource(None)  # type: ignore[arg-type]  # that of the mocks is one that no program runs in any more
+    set_root_resource(None)  # type: ignore[arg-type]  # else the SDK keeps the root of an earlier program
     Stack()
     raw = {f"{PROJECT}:{k}": v if isinstance(v, str) else json.dumps(v) for k, v in (config or {}).items()}
     set_all_config(
@@ -168,11 +168,11 @@ def record(program: Callable[[], object], config: Mapping[str, object] | None = 
 
 
 def run_program(**config: object) -> dict[str, Registered]:
-    """Everything that __main__.py registers with this config, by its path; recorded once, so it is only to be read."""
+    """Path -> registration, for everything that __main__.py registers with this config. Cached: do not change it."""
     return _recorded(json.dumps(config, sort_keys=True))
 
 
-ROOMY: dict[str, dict[str, object]] = {  # for any N
+ROOMY: dict[str, dict[str, object]] = {  # has room for any N
     "vm": {"vcpus": 3, "diskSlots": 128, "memoryMib": 8192},
     "video": {"cpuRequest": "1m"},
     "vhost": {"backend": "qemu-storage-daemon"},

@@ -1,4 +1,4 @@
-"""The benchmark's pure parts: what it makes of the engine's event log, and what it prints."""
+"""The benchmark's pure functions: how it reads the engine's event log, and what it prints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_event_log_becomes_spans_of_what_took_a_step() -> None:
 
 
 def test_a_phase_ends_with_its_last_resource() -> None:
-    """A machine's `ready` and a node's bear one name: their components tell them apart."""
+    """The `ready` steps of a machine and of a node have names alike. Their components tell them apart."""
     assert timeline.phases(timeline.read(LINES).spans) == {"machines run": (1, 5), "VM is a Ready node": (6, 9)}
 
 
@@ -94,7 +94,7 @@ def test_the_engines_sizes(size: str, expected: float) -> None:
 
 
 class Program:
-    """Takes longer each time, but for the first, which takes longest; writes down its turns."""
+    """A project whose first run takes longest, and each later one longer than the one before. It records its turns."""
 
     def __init__(self, name: str, turns: list[str], seconds: list[float]) -> None:
         self.name, self.turns, self.seconds = name, turns, iter(seconds)

@@ -1,4 +1,4 @@
-"""Each component alone, in the program that its docstring shows."""
+"""Each component runs alone, in the example program of its docstring."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMPONENTS = [
 def test_the_example_of_a_component_runs_anywhere(
     component: type[pulumi.ComponentResource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # somebody else's program
+    monkeypatch.chdir(tmp_path)  # the example is not in this checkout
     (example,) = re.findall(r"```python\n(.*?)```", inspect.getdoc(component) or "", re.DOTALL)
     resources = record(lambda: exec(compile(example, "example", "exec"), {}), SECRETS)  # noqa: S102
     (made,) = [r for r in resources.values() if r.typ == f"spdk-k8s:index:{component.__name__}"]

@@ -1,4 +1,4 @@
-"""How the program's resources hang together: what waits for what, goes with what, and is nobody's business."""
+"""The relations between the program's resources: dependencies, deleted_with, providers, secrets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def graph(request: pytest.FixtureRequest) -> Graph:
 
 
 def waits_for(graph: Graph, name: str) -> set[str]:
-    """Everything that must be there before `name` is made, by any way; also its provider's."""
+    """All direct and indirect dependencies of `name`, those of its provider included."""
     found: set[str] = set()
     to_do = [name]
     while to_do:
@@ -76,7 +76,7 @@ def host_of(graph: Graph, step: Registered) -> str:
 
 @pytest.mark.parametrize("layout", ["dev", "lab"])
 def test_names_types_and_parents_stay(request: pytest.FixtureRequest, layout: str) -> None:
-    """Another URN is another resource: it would be deleted and made anew in every stack that runs."""
+    """A resource with another URN would be deleted and created again in every running stack."""
     urns = "".join(f"{urn}\n" for urn in sorted(r.urn for r in run_program(**LAYOUTS[layout]).values() if r.parent))
     golden = GOLDEN / f"urns-{layout}"
     if request.config.getoption("--golden"):
@@ -107,7 +107,7 @@ def test_no_resource_has_a_default_provider_of_docker_or_kubernetes(graph: Graph
 def test_every_step_waits_for_its_machine_to_answer(graph: Graph) -> None:
     for step in of_type(graph, STEP):
         if (host := host_of(graph, step)) == "jump host":
-            continue  # which is only looked from
+            continue  # it only runs a check
         gate = f"{host}/{host}-answers"  # of a VM
         if gate not in graph:
             gate = f"{machines(graph)}/{machines(graph)}-{host}-ready"
@@ -116,7 +116,7 @@ def test_every_step_waits_for_its_machine_to_answer(graph: Graph) -> None:
 
 
 def machines(graph: Graph) -> str:
-    """Where the machines come from: "dev" makes them, "lab" finds them."""
+    """The component of the machines: "dev" creates containers, "lab" uses servers."""
     return "dev" if "dev" in graph else "lab"
 
 
@@ -156,20 +156,20 @@ def test_the_order_from_bare_machines_to_videos(graph: Graph) -> None:
 
 
 def test_the_vm_boots_while_the_cluster_is_made(graph: Graph) -> None:
-    """The longest wait of all is the guest's boot: nothing of the cluster stands before it."""
+    """The VM's boot is the longest wait. It must not depend on anything in the cluster."""
     before = waits_for(graph, "worker2/worker2-answers")
     assert "cluster/cluster-worker1-node" in before
     assert not {"cluster/cluster-control-plane", "vhost/vhost"} & before
 
 
 def test_hugepages_and_devices_come_first() -> None:
-    """And go last: a device that a target still holds cannot be given back, so the node is reset before."""
+    """They are undone last: a target that still holds a device would block it, so the node is reset before."""
     pages, devices = (run_program(**LAYOUTS[name]) for name in ("spdk on hugepages", "devices, plain HTTP"))
     assert "cluster/cluster-worker1-hugepages" in waits_for(pages, "cluster/cluster-worker1-node")
     assert "cluster/cluster-worker1-devices" in waits_for(devices, "cluster/cluster-worker1-join") & waits_for(
         devices, "vhost/vhost"
     )
-    # reconcile would serve unchecked ones
+    # else reconcile would serve devices that nothing has checked
     assert "cluster/cluster-worker1-devices" in waits_for(devices, "vhost/vhost-config")
 
 
@@ -179,7 +179,7 @@ def mounts(container: dict[str, Any]) -> dict[str, str]:
 
 
 def test_only_the_target_has_the_devices() -> None:
-    """reconcile asks the target, which opens them: it needs none of the host's devices, and no privilege."""
+    """reconcile only sends commands to the target. It needs neither devices nor privileges."""
     graph = run_program(**LAYOUTS["devices, plain HTTP"])
     target, reconcile = graph["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
     assert mounts(target) == {**mounts(reconcile), "/dev": "devices"}
@@ -206,7 +206,7 @@ def test_a_target_has_what_it_needs_and_no_more(graph: Graph) -> None:
         assert not pod["automountServiceAccountToken"]
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
         for container in pod["containers"]:
-            # what it says as it dies is what Kubernetes shows
+            # Kubernetes shows the last words of a container that ended
             assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"] is True
@@ -218,7 +218,7 @@ def test_a_target_has_what_it_needs_and_no_more(graph: Graph) -> None:
 
 
 def test_each_probe_of_the_target_asks_its_own_question(graph: Graph) -> None:
-    """Started: it answers at all; ready: it serves every disk; alive: it answers still, whatever it serves."""
+    """started and alive: the target answers. ready: it serves every disk."""
     target, reconcile = graph["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
     asks = {kind: target[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness")}
     assert asks == {
@@ -230,7 +230,7 @@ def test_each_probe_of_the_target_asks_its_own_question(graph: Graph) -> None:
 
 
 def test_hosts_reserve_hugepages_one_after_the_other() -> None:
-    """Two containers see the same pages: of what both add at the same time, a part is lost."""
+    """Containers share the machine's page count. If two add to it at once, one addition is lost."""
     two = run_program(**LAYOUTS["two hosts of two VMs"], vm={"hugepageSize": "2Mi"})
     first, second = (name for name in two if name.endswith("-hugepages"))
     assert first in waits_for(two, second)
@@ -240,7 +240,7 @@ def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
     carrier = {vm: host for host, vm in vms_and_hosts(graph)}
     for step in of_type(graph, STEP):
         host = host_of(graph, step)
-        if machines(graph) == "lab":  # a server stays; only the VM goes, with its disks
+        if machines(graph) == "lab":  # a server stays: only the VM with its disks is deleted
             expected = "worker2/worker2-vm" if host in carrier or "-disk-" in step.name else ""
             assert step.deleted_with == expected or not step.inputs.get("delete"), step.path
         elif step.name.endswith(("-hugepages", "-devices")):
@@ -259,7 +259,7 @@ SERVERS = {"machines": LAYOUTS["lab"]["machines"]}
         ({"vhost": {"bdev": "aio", "files": "/srv/disks"}}, ["dev/dev-worker1-var"]),
         ({"vhost": {"bdev": "malloc"}}, []),
         ({"vhost": {**QEMU, "bdev": "aio"}, **SERVERS}, ["lab/lab-worker1-ready"]),
-        ({"vhost": {**QEMU, "bdev": "aio", "files": "/srv/disks"}, **SERVERS}, []),  # a folder of their own stays
+        ({"vhost": {**QEMU, "bdev": "aio", "files": "/srv/disks"}, **SERVERS}, []),  # the user's own folder is kept
     ],
 )
 def test_machines_that_hold_data_are_not_deleted_without_a_word(config: dict[str, Any], kept: list[str]) -> None:
@@ -267,7 +267,7 @@ def test_machines_that_hold_data_are_not_deleted_without_a_word(config: dict[str
 
 
 def vms_and_hosts(graph: Graph) -> Iterator[tuple[str, str]]:
-    """(storage host, VM on it)."""
+    """Pairs of a storage host and a VM on it."""
     for vm in of_type(graph, "spdk-k8s:index:WorkerVm"):
         yield host_of(graph, graph[f"{vm.name}/{vm.name}-vm"]), vm.name
 
@@ -280,7 +280,7 @@ def test_what_is_in_the_cluster_goes_with_the_control_plane(graph: Graph) -> Non
 
 
 def test_a_container_goes_before_its_successor_comes() -> None:
-    """Both would want one name and one address."""
+    """Old and new need the same name and the same address."""
     graph = run_program(**LAYOUTS["dev"])
     containers = of_type(graph, "docker:index/container:Container")
     assert containers
@@ -288,7 +288,7 @@ def test_a_container_goes_before_its_successor_comes() -> None:
 
 
 def test_a_step_made_anew_is_undone_first(graph: Graph) -> None:
-    """As `pulumi up --replace '**::registry'` does: old and new are on one machine, under the same paths."""
+    """`pulumi up --replace '**::registry'`: old and new use the same paths on one machine."""
     for step in of_type(graph, STEP):
         assert step.request.deleteBeforeReplace, step.path
 
@@ -301,7 +301,7 @@ def test_a_new_registry_gets_every_image_again(graph: Graph) -> None:
 
 
 def secrets_in(value: object) -> set[str]:
-    """Private keys, passwords and the admin's access, also as logins: see the recorder."""
+    """Private keys, passwords, the admin's kubeconfig, and logins made of them: see the recorder."""
     text = json.dumps(value)
     found = {"PRIVATE"} if "PRIVATE" in text else set[str]()
     login = base64.b64encode(b"spdk-k8s:PRIVATE-password").decode()
@@ -319,7 +319,7 @@ def test_secrets_are_encrypted_wherever_they_go(graph: Graph) -> None:
 
 
 def test_where_secrets_go(graph: Graph) -> None:
-    """So that the test above has something to find."""
+    """Else the test above could not fail."""
     carries = {r.path: {k for k, v in r.inputs.items() if secrets_in(v)} for r in graph.values()}
     assert carries.get("dev/dev-master", {"uploads"}) == {"uploads"}
     assert carries["worker2/worker2-vm"] == {"connection", "stdin"}
@@ -347,7 +347,7 @@ def test_no_command_line_and_no_environment_carries_a_secret(graph: Graph) -> No
     for command in commands:
         shown = {k: v for k, v in command.inputs.items() if k in ("create", "update", "delete", "environment")}
         assert not secrets_in(shown), command.path
-        # keys that are there stay: of secret outputs only these reach a process, of this machine, by its environment
+        # keys.sh keeps existing keys: the only secret output that is in a process's environment, on this machine
         remembers = command.path.endswith(("-keys", "/dev-kernel"))
         assert command.inputs["addPreviousOutputInEnv"] is remembers, command.path
 
@@ -356,7 +356,7 @@ def test_no_command_line_and_no_environment_carries_a_secret(graph: Graph) -> No
 
 
 def changed(before: Graph, after: Graph) -> dict[str, set[str]]:
-    """Every resource that is not the same -> the inputs that differ."""
+    """Path -> names of the inputs that differ, for every changed resource."""
     assert set(before) == set(after)
     differs = {k: {i for i in after[k].inputs if before[k].inputs.get(i) != after[k].inputs[i]} for k in after}
     return {path: inputs for path, inputs in differs.items() if inputs}
@@ -379,7 +379,7 @@ def test_a_changed_script_reruns_just_that_step(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("folder", "touches"),
     [
-        # the VM's step runs once more and finds its disks made: the image list is for a new VM
+        # the VM's step runs again and keeps the disks: the list of images is only for a new VM
         ("video", {"images/images-app-vs-p2", "video/video", "worker2/worker2-vm"}),
         ("vhost", {"images/images-cb-vhost-p0", "vhost/vhost"}),
     ],
@@ -391,7 +391,7 @@ def test_a_changed_image_rolls_just_its_pods(monkeypatch: pytest.MonkeyPatch, fo
     assert set(changed(before, record(main, LAYOUTS["dev"]))) == touches
 
 
-POD = {"backend": "qemu-storage-daemon", "bdev": "aio", "memoryMib": 1024}  # whose memory says nothing of its disks
+POD = {"backend": "qemu-storage-daemon", "bdev": "aio", "memoryMib": 1024}  # its memory does not depend on its disks
 
 
 def pod_template(vm: dict[str, object] | None = None, numinst: int = 3, **vhost: object) -> dict[str, Any]:
@@ -405,15 +405,15 @@ def test_n_changes_with_the_target_running() -> None:
 
 @pytest.mark.parametrize("change", [{"diskMib": 64}, {"blockSize": 512}, {"vm": {"queues": 2}}])
 def test_what_a_running_target_cannot_change_makes_it_anew(change: dict[str, Any]) -> None:
-    """Or the config would say one thing, the target serve another, and its next restart break the guest's disks."""
+    """Else the target would serve other disks than the config says, and its next restart would break the guest's."""
     assert pod_template(**change) != pod_template()
 
 
 def test_a_smaller_n_gives_disks_back_and_deletes_nothing_on_them() -> None:
-    """First the pod goes, then its claim and volume, which only point to the disk, then the disk leaves the VM."""
+    """Order: the pod is deleted, then its claim and volume, then the disk leaves the VM."""
     graph = run_program(**LAYOUTS["dev"])
     stateful_set = graph["video/video"].inputs["spec"]
-    assert stateful_set["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Delete"  # or the volume never goes
+    assert stateful_set["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Delete"  # else the volume stays
     for volume in of_type(graph, "kubernetes:core/v1:PersistentVolume"):
         assert volume.inputs["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     (storage_class,) = of_type(graph, "kubernetes:storage.k8s.io/v1:StorageClass")

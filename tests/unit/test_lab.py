@@ -1,4 +1,4 @@
-"""The program on servers that exist: the same steps as in containers, each undone, none before all may serve."""
+"""The program on existing servers: the same steps as in containers, each with an undo, none before the preflight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TARGET = {
 
 
 def servers(**changes: object) -> dict[str, Any]:
-    """Two servers, one of them behind a third, and a VM; `changes`: "master.user" -> value, None to leave it out."""
+    """Two servers, one of them behind a jump host, and a VM. changes: "master.user" -> value; None removes the key."""
     host = {"user": "admin", "hostKey": HOST_KEY, "privateKey": PRIVATE_KEY}
     machines: dict[str, Any] = {
         "kind": "ssh",
@@ -185,13 +185,13 @@ def test_whatever_changes_a_server_is_undone(lab: dict[str, Registered]) -> None
         else:
             assert step.inputs["delete"].endswith("bash -s down"), step.path
         if step.inputs["connection"]["host"] == "10.1.2.13" or "-disk-" in step.name:
-            assert step.deleted_with == "worker2/worker2-vm", step.path  # the VM goes, and with it what is in it
+            assert step.deleted_with == "worker2/worker2-vm", step.path  # the VM is deleted as a whole
         else:
             assert step.deleted_with == "", step.path
 
 
 def test_a_server_keeps_what_undoes_a_step_and_no_secret_with_it(lab: dict[str, Registered]) -> None:
-    """Pulumi cannot undo a step that failed: the server's last undo does."""
+    """Pulumi cannot undo a step whose `up` failed. The undo of ready.sh does."""
     for step in of_type(lab, STEP):
         _, keeps, kept = f"\n{step.inputs['stdin']}".partition("\nTEXT='")
         assert bool(keeps) == ("delete" in step.inputs and step.deleted_with == ""), step.path
@@ -211,7 +211,7 @@ def test_nothing_changes_on_a_server_before_all_may_serve(lab: dict[str, Registe
 def test_a_user_with_sudo_is_enough_and_preflight_needs_not_even_that(lab: dict[str, Registered]) -> None:
     for step in of_type(lab, STEP):
         connection = step.inputs["connection"]
-        if connection["host"] == "10.1.2.13":  # the VM, which is ours
+        if connection["host"] == "10.1.2.13":  # the VM, which the program creates
             assert connection["user"] == "root"
         else:
             assert connection["user"] == "admin"

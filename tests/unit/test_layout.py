@@ -1,4 +1,4 @@
-"""The house as docs/architecture.md draws it: which folder may import which, and where a provider's SDK is known."""
+"""The folders as docs/architecture.md draws them: which may import which, and which import no provider SDK."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAY_IMPORT = {
     "policy": {"policy"},
 }
 OURS = {*MAY_IMPORT, "bench", "tests", "offline", "setup"}
-PLAIN = {"settings", "render", "operate"}  # no provider's SDK in these
+PLAIN = {"settings", "render", "operate"}  # these import no provider SDK
 
 
 def imports(folder: str) -> Iterator[tuple[Path, str]]:
-    """Every import of the folder's own files, with those inside functions."""
+    """File and module of every import in the folder, those inside functions included."""
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:

@@ -1,4 +1,4 @@
-"""Each policy on resources that keep it and on ones that don't, with what a preview doesn't know yet among them."""
+"""Each policy on resources that comply and on resources that do not, and on values that a preview does not know yet."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def secret(value: object) -> dict[str, object]:
 
 
 def workload(kind: str = "apps/v1:Deployment", *, name: str = "web", **pod: Any) -> Resource:
-    """A workload of one container by digest, with `pod` in its template."""
+    """A workload with one container, whose image is named by digest. pod: additions to its pod specification."""
     spec = {"containers": [{"name": "web", "image": f"{REGISTRY}/web@{DIGEST}"}], **pod}
     template = {"metadata": {"labels": {"app": name}}, "spec": spec}
     inputs: dict[str, Any] = {"metadata": {"name": name, "namespace": "spdk-k8s"}, "spec": {"template": template}}
@@ -74,7 +74,7 @@ def container(**container: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def images() -> rules.Images:
-    """After the stack's own image was seen."""
+    """The result of the policy after it has seen the stack's own image."""
     made = rules.Images()
     assert not list(made(Resource("docker:index/image:Image", "web-image", {"imageName": f"{REGISTRY}/web:0123"})))
     return made

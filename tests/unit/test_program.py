@@ -1,4 +1,4 @@
-"""The whole program against mocks: what it would ask the engine for, without an engine."""
+"""The whole program against a mock engine: what it registers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_one_more_instance_only_adds() -> None:
         "video/video-disk-3",
     }
     assert not set(few) - set(many)
-    # what is updated for it: the disks to serve, how many pods there are, and the check of this machine's memory
+    # updated: the list of disks, the number of pods, and the check of this machine's memory
     changed = {name for name in few if few[name].inputs != many[name].inputs}
     assert changed == {
         "dev/dev-preflight",

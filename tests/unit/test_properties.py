@@ -1,4 +1,4 @@
-"""What holds for every N, every layout and every text that a config may hold."""
+"""Properties that hold for every N, every layout and every text in a config."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_more_instances_add_just_their_own_and_fewer_take_just_the_last(
     own = {name for i in range(few, many) for name in (f"{vms[i % len(vms)]}-disk-{i}", f"video-disk-{i}")}
     assert not set(before) - set(after)
     assert {urn.rpartition("::")[2] for urn in set(after) - set(before)} == own
-    # nor are the VMs, disks and volumes that were there touched by it
+    # and existing VMs, disks and volumes do not change
     same = [urn for urn, r in before.items() if "-disk-" in r.name or r.name.endswith("-vm")]
     assert len(same) == 2 * few + len(vms)
     for urn in same:
@@ -246,7 +246,7 @@ def test_any_config_is_accepted_or_refused_by_name(parts: tuple[dict[str, str], 
     problems: list[str] = []
     try:
         accepted = load({f"spdk-k8s:{key}": text for key, text in config.items()})
-        # and what is accepted can be used
+        # an accepted config can be used
         budgets.in_words(accepted, "spdk")
         budgets.choose_backend(accepted, cpus=4, release=False)
         assert len(accepted.vhost.cores) >= 1
@@ -255,6 +255,6 @@ def test_any_config_is_accepted_or_refused_by_name(parts: tuple[dict[str, str], 
         problems = error.problems
     for problem in problems:
         named = problem.removeprefix("spdk-k8s:").replace(":", ".").partition(" ")[0].split(".")[0]
-        # rules between keys name one of them, which may have its default
+        # a rule over several keys names one of them, which may have its default
         assert named in {*config, *FIELDS, "numinst"}, problem
         assert "; mend: pulumi config " in problem, problem

@@ -1,4 +1,4 @@
-"""The command that an error ends with mends it: typed as it is, it is all that a user needs."""
+"""The command at the end of a config error corrects it, typed as it is."""
 
 import json
 import os
@@ -21,7 +21,7 @@ Config = dict[str, Any]
 
 
 def run(command: str, config: Config) -> None:
-    """What `pulumi config set` and `rm` do to `config`."""
+    """Apply a `pulumi config set` or `rm` to `config`, as the CLI does."""
     command = re.sub(r'"\$\(ssh-keyscan [^"]*\)"', "'ssh-ed25519 AAAA'", command)
     words = shlex.split(command.replace("<~/.ssh/id_ed25519", "KEY"))
     assert words[:2] == ["pulumi", "config"]
@@ -53,7 +53,7 @@ def run(command: str, config: Config) -> None:
 
 
 def test_a_host_key_is_had_from_any_ssh_keyscan(tmp_path: Path) -> None:
-    """Some versions print comments among the keys."""
+    """Some versions of ssh-keyscan print comments between the keys."""
     scan = tmp_path / "ssh-keyscan"
     scan.write_text("#!/bin/sh\nprintf '# %s:22 SSH-2.0-OpenSSH_10.0p2\\n%s ssh-ed25519 AAAA\\n' $3 $3\n")
     scan.chmod(0o755)
@@ -73,7 +73,7 @@ def wrong(config: Config, cpus: int) -> list[str]:
 
 
 def maps(**keys: Any) -> st.SearchStrategy[Config]:
-    """Some of the keys."""
+    """Maps with any subset of the keys. A list: its values."""
     return st.fixed_dictionaries(
         {}, optional={k: st.sampled_from(v) if isinstance(v, list) else v for k, v in keys.items()}
     )
@@ -132,7 +132,7 @@ CONFIGS = maps(
 
 
 def mended(config: Config, cpus: int) -> None:
-    """Follows every remedy, and again what comes up then; a remedy of one rule may not break another for ever."""
+    """Follow every remedy, then those of the next errors. It fails if that does not end after a few rounds."""
     said: list[list[str]] = []
     while found := wrong(config, cpus):
         said.append(found)

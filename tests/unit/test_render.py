@@ -1,4 +1,4 @@
-"""Renderers: what they promise, and their whole text against golden files (`pytest --golden` writes them anew)."""
+"""The renderers: their properties, and their whole text against golden files (`pytest --golden` rewrites these)."""
 
 import itertools
 import json
@@ -88,7 +88,7 @@ def test_root_ports_fit_the_bus_beside_the_fixed_devices() -> None:
     addresses = [word.split("addr=")[1].split(",")[0] for word in args if "addr=" in word]
     assert len(addresses) == len(set(addresses))
     slots = {int(a.partition(".")[0], 16) for a in addresses}
-    assert max(slots) < 31  # 31 is q35's own
+    assert max(slots) < 31  # slot 31 belongs to the q35 machine itself
     assert not {s for s in slots if s < FIRST_PORT_SLOT} & {int(root_port(i).partition(".")[0], 16) for i in range(128)}
 
 
@@ -109,7 +109,7 @@ def test_the_path_of_a_disk_does_not_depend_on_how_many_there_are() -> None:
 
 @pytest.mark.parametrize("count", [1, 33, 128])
 def test_spdk_has_buffers_for_every_disk(count: int) -> None:
-    """Each controller keeps its cache twice, for bdev and accel; SPDK refuses the one for which none are left."""
+    """Each controller fills a cache twice, for bdev and accel. SPDK refuses a controller if the pool is empty."""
     made = {
         c["method"]: c["params"]
         for s in json.loads(spdk_config(replace(disks(count), slots=count)))["subsystems"]

@@ -1,4 +1,4 @@
-"""The JSON Schema and the reference page say what the program does, and are of this version."""
+"""The JSON Schema and docs/config.md are up to date, and agree with the program."""
 
 import json
 import re
@@ -21,7 +21,7 @@ TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean"
 
 
 def wrong(value: Any, node: Any, at: str = "") -> Iterator[str]:
-    """What JSON Schema (draft 7, as far as it is used here) says against `value`; an unknown keyword fails."""
+    """Violations of the schema by `value`. It knows the keywords of draft 7 that are used here, and fails on others."""
     if node is True:
         return
     if "$ref" in node:
@@ -71,7 +71,7 @@ def test_what_is_checked_in_is_of_these_models(name: str) -> None:
     assert (schema.DOCS / name).read_text() == made, "out of date; remedy: python -m settings.schema"
 
 
-# a stack of the tests' own may be there
+# without stacks of the tests' own
 STACKS = [path for path in sorted(ROOT.glob("Pulumi.*.yaml")) if path.name not in (ROOT / ".gitignore").read_text()]
 
 

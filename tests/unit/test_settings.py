@@ -1,4 +1,4 @@
-"""What a user of `pulumi config set` meets: good values pass, every bad one is named with its remedy, all at once."""
+"""Loading a config: good values pass; every bad value is reported with its remedy, all at once."""
 
 import json
 
@@ -131,12 +131,12 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
                 "vhost": {"memoryMib": 400},
                 "machines": {"storageHosts": 2, "vmsPerHost": 2},
             },
-            "2 disks x 128 MiB",  # both are on the first host
+            "2 disks x 128 MiB",  # both instances are on the first host
             "--path vhost.memoryMib 640",
         ),
         (
             {"vhost": {"hugepageSize": "1Gi", "memoryMib": 100}},
-            "must fit: 1024 MiB",  # the remedy is whole pages at once
+            "must fit: 1024 MiB",  # the remedy is in whole pages
             "--path vhost.memoryMib 1024",
         ),
         ({"vhost": {"bdev": "aio", "memoryMib": 100}}, "the target's own 512 MiB must fit", "vhost.memoryMib 512"),
@@ -257,7 +257,7 @@ def test_the_machines_memory_holds_all_targets_and_vms() -> None:
     assert one == 3 * 128 + (256 + 32 * 8) + 3072 + 1536
     assert budgets.machine_memory_mib(load(machines={"storageHosts": 2}), "spdk") == one + (256 + 32 * 8) + 3072
     assert budgets.machine_memory_mib(load(vhost={"bdev": "aio"}), "spdk") == one - 3 * 128
-    # hugepages are taken for every slot at once
+    # hugepages are reserved for every slot
     on_hugepages = load(vhost={"hugepageSize": "2Mi"})
     assert budgets.machine_memory_mib(on_hugepages, "spdk") == one + 29 * 128
     assert budgets.machine_memory_mib(on_hugepages, "qemu-storage-daemon") == one
