@@ -1,4 +1,4 @@
-"""The dev stack's machines: containers that boot systemd and sshd on a Docker network of their own."""
+"""The machines of the dev stack: containers that boot systemd and sshd, on a Docker network of their own."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class DevMachinesArgs:
     subnet: IPv4Network
     gateway: IPv4Address
     containers: Mapping[str, IPv4Address]
-    """Name -> address of the machines to make."""
+    """Name -> address of each machine."""
     base_image: str
-    """Debian's, for the machines' own image."""
+    """Debian image from which the machines' image is built."""
     guests: Sequence[str] = ()
-    """Names of the VMs that will run on them: their host keys are made here too."""
+    """Names of the VMs that will run on the machines. This component makes their host keys too."""
     memory_mib: int = 0
-    """What all of it needs, MiB; refused where this machine has less."""
+    """Memory in MiB that the whole stack needs. The preflight fails if this machine has less."""
     holding: Collection[str] = ()
-    """Names of those whose volume holds data: it is not deleted before `pulumi state unprotect`."""
+    """Names of the machines whose volume holds disk files. The volume is protected: see `Settings.holding`."""
     kvm: bool = False
-    """Whether a VM insists on KVM; refused where this machine has none."""
+    """Whether the VMs require KVM. The preflight fails if this machine has no /dev/kvm."""
 
 
 class DevMachines(pulumi.ComponentResource):
-    """Containers of the Docker engine here, as hosts that boot systemd and answer SSH.
+    """Containers of the local Docker engine that boot systemd and answer SSH, as hosts.
 
-    hosts: name -> Host of each container. keys: of them and of the guests.
+    hosts: name -> Host of each container. keys: the SSH keys of the containers and of the VMs.
 
     ```python
     from ipaddress import IPv4Address, IPv4Network
@@ -112,10 +112,10 @@ class DevMachines(pulumi.ComponentResource):
                 cgroupns_mode="private",
                 restart="unless-stopped",
                 tmpfs={"/run": "", "/tmp": ""},
-                # containerd's overlays cannot lie on an overlay
+                # overlayfs, which containerd uses, does not work on the container's own overlayfs
                 volumes=[docker.ContainerVolumeArgs(volume_name=volume.name, container_path="/var")],
                 networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.name, ipv4_address=str(address))],
-                # systemd 256 and later want to be told that cgroup v1 is meant
+                # systemd 256 and later refuse cgroup v1 without this
                 envs=["SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"],
                 uploads=[
                     docker.ContainerUploadArgs(

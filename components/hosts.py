@@ -19,12 +19,14 @@ SECRETS = {"KEY", "KUBECONFIG_TEXT", "PASSWORD", "REGISTRY_HOSTS", "USER_DATA"}
 
 
 def here(name: str) -> dict[str, str]:
-    """For a local command: the environment of `STEP`, which runs scripts/`name`.sh wherever the program is run, and
-    again when the script has changed."""
+    """Environment of a local command that runs scripts/`name`.sh by `STEP`.
+
+    It holds the script's text, not its path: the working directory does not matter, and a changed script runs again.
+    """
     return {"SCRIPT": (SCRIPTS / f"{name}.sh").read_text()}
 
 
-STEP = 'exec bash -c "$SCRIPT" -'  # and the script's arguments
+STEP = 'exec bash -c "$SCRIPT" -'  # append the script's arguments
 
 
 def script(name: str, values: Mapping[str, str], *, undo: str = "") -> str:
@@ -47,13 +49,14 @@ def script(name: str, values: Mapping[str, str], *, undo: str = "") -> str:
 
 @dataclass(frozen=True)
 class Host:
-    """A machine that scripts run on as root.
+    """A machine on which scripts run as root.
 
-    `private_key` and every value of a step may be secret: they travel on stdin and are encrypted in the state.
-    `user`: root, or one with sudo that asks for no password. `via`: the machine to go through.
-    `in_container`: what the machine shows, see scripts/ready.sh.
-    `deleted_with`: the resource whose deletion makes this machine's own undo steps pointless.
-    `dial_attempts`: how often a connection is tried, a few seconds apart.
+    user: root, or a user whose sudo asks for no password. private_key: of `user`; None: an SSH agent has it.
+    via: the SSH jump host.
+    in_container: whether the machine is a container, as scripts/ready.sh finds out.
+    dial_attempts: how often to try a connection, a few seconds apart.
+    deleted_with: the resource whose deletion removes the whole machine, so that its steps need no undo.
+    after: resources that every step on this machine depends on.
     """
 
     name: str
@@ -150,13 +153,13 @@ class Keys:
             create=f"{STEP} client {' '.join(machines)}",
             environment=here("keys"),
             logging=local.Logging.NONE,
-            add_previous_output_in_env=True,  # keys that are there stay
+            add_previous_output_in_env=True,  # keys.sh keeps existing keys and adds new ones
             opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on, additional_secret_outputs=["stdout"]),
         )
         self._keys = pulumi.Output.secret(made.stdout).apply(json.loads)
 
     def key(self, name: str, part: Literal["private", "public"]) -> pulumi.Output[str]:
-        """Half of a key pair, secret."""
+        """Half of the key pair of `name` ("client" or a machine), as a secret."""
         return self._keys.apply(lambda k: str(k[name][part]))
 
     def host(

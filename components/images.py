@@ -1,4 +1,4 @@
-"""Images built here and pushed to the private registry; used by digest."""
+"""Container images: the local Docker engine builds them and pushes them to the private registry. Pods use digests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tree_digest(root: Path, *more: str, without: str = "") -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """An image with source, by its name in the engine, and the resource that makes it."""
+    """An image that holds source code. image: its name in the Docker engine. made_by: the resource that builds it."""
 
     image: str
     made_by: pulumi.Resource
@@ -57,11 +57,11 @@ class ImagesArgs:
     login: docker.RegistryArgs
     """What pulumi-docker needs to push."""
     ready: Sequence[pulumi.Resource] = ()
-    """The registry's resources: when one of them is made anew the registry is empty, and every image pushed again."""
+    """Registry.ready: if one of these resources is replaced, the registry is empty, and every image is pushed again."""
 
 
 class Images(pulumi.ComponentResource):
-    """Builds and pushes images to one registry; `build` gives each by digest.
+    """Builds images and pushes them to one registry. `build` returns each image's reference by digest.
 
     ```python
     import pulumi
@@ -91,9 +91,10 @@ class Images(pulumi.ComponentResource):
         tag: str | None = None,
         source: Source | None = None,
     ) -> pulumi.Output[str]:
-        """Build images/`folder` and push it as `name`; returns "registry/name@sha256:…".
+        """Build images/`folder` and push it as `name`. Returns the reference "registry/name@sha256:…".
 
-        tag: for names that others choose (kubeadm's); else a hash of the content. source: of SPDK, see `spdk_source`.
+        args: the Dockerfile's build arguments. target: its stage. tag: default is a hash of the content; images that
+        kubeadm asks for by tag need one of their own. source: SPDK's source for the build, see `spdk_source`.
         """
         if source:
             args = {**args, "SPDK_SOURCE": source.image}

@@ -11,4 +11,4 @@ CLAIM = "disk"  # volumeClaimTemplate of the StatefulSet: pod app-vs-p2-0 has th
 SOCKETS = "/var/tmp"  # the vhost-user sockets vhost.0, vhost.1, …; the original system had them here
 RUN = "/run/spdk-k8s"
 STATE = "/var/lib/spdk-k8s"
-MEDIA = "/srv/media"  # playlists mp4-1, mp4-2, … on a storage host and in its VMs
+MEDIA = "/srv/media"  # the playlists, on a storage host and in its VMs
