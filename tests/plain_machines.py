@@ -1,4 +1,4 @@
-"""Throwaway servers: plain Debian with only systemd, sshd and sudo, as containers on a network of their own."""
+"""Temporary servers: containers with plain Debian, systemd, sshd and sudo, on a network of their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(*command: str, stdin: str | None = None) -> str:
 
 
 def key_pair(folder: Path, name: str) -> tuple[str, str]:
-    """Private and public half."""
+    """Private and public half of a new SSH key."""
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(folder / name))
     return (folder / name).read_text(), (folder / f"{name}.pub").read_text().strip()
 
@@ -32,12 +32,12 @@ class Machine:
     host_key: str
 
     def shell(self, command: str) -> str:
-        """Run as root."""
+        """Run `command` as root."""
         return run("docker", "exec", self.container, "bash", "-c", command)
 
 
 class PlainMachines:
-    """A network `name` on `subnet`, and machines in it that let USER in with `private_key`."""
+    """The network `name` on `subnet`, and machines in it on which USER can log in with `private_key`."""
 
     def __init__(self, name: str, subnet: str, folder: Path) -> None:
         self.name, self.subnet, self._folder = name, subnet, folder
@@ -55,7 +55,7 @@ class PlainMachines:
         return f"{self.subnet.rpartition('.')[0]}.{number}"
 
     def start(self, hostname: str, number: int, *, sudo: str = SUDO) -> Machine:
-        """A machine at address `number` of the subnet; sudo: what sudoers says of USER."""
+        """Start a machine with address `number` of the subnet. sudo: the rule for USER in sudoers."""
         private, public = key_pair(self._folder, hostname)
         container = f"{self.name}-{hostname}"
         machine = Machine(container, self.address(number), " ".join(public.split()[:2]))
@@ -80,7 +80,7 @@ class PlainMachines:
         return machine
 
     def config(self, **changes: str) -> dict[str, str]:
-        """A lab stack's config on the first two machines, but for their private keys; `changes` by full key."""
+        """Config of a lab stack on the first two machines, without private keys. changes: full key -> value."""
         master, worker1 = self.machines[:2]
         return {
             "numinst": "2",
@@ -93,7 +93,7 @@ class PlainMachines:
             "machines.worker1.hostKey": worker1.host_key,
             "machines.worker2.address": self.address(4),
             "machines.worker2.gateway": self.address(1),
-            "machines.worker2.nameservers[0]": worker1.address,  # it passes questions on to the engine's resolver
+            "machines.worker2.nameservers[0]": worker1.address,  # forwards queries to Docker's resolver
             "vhost.backend": "qemu-storage-daemon",
             "vm.accel": "tcg",
             "vm.memoryMib": "2048",
@@ -102,12 +102,12 @@ class PlainMachines:
         }
 
     def look(self, machine: Machine, command: str) -> str:
-        """Run in the machine's network, with tools that it has not."""
+        """Run a command in the machine's network namespace, with tools that the machine does not have."""
         return run("docker", "run", "--rm", "--privileged", "--network", f"container:{machine.container}",
                    self.image("look"), "bash", "-c", command)  # fmt: skip
 
     def remove(self) -> None:
-        """Whatever there is of it."""
+        """Remove the network and the machines, as far as they exist."""
         for machine in self.machines:
             subprocess.run(["docker", "rm", "--force", "--volumes", machine.container], capture_output=True)
             subprocess.run(["docker", "volume", "rm", "--force", machine.container], capture_output=True)

@@ -18,20 +18,22 @@ ROOT = Path(__file__).parents[1]
 
 
 def heed_interrupts() -> None:
-    """What a shell runs in the background ignores Ctrl-C, and so does all below it: the CLI would wait five seconds for
-    each of its programs to end."""
+    """Handle SIGINT again, which a shell makes its background jobs ignore.
+
+    The CLI ends its program with SIGINT; if the program inherits that it is ignored, each command takes 5 s longer.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def show(line: str) -> str:
-    """Pass a line of the CLI's on to the terminal, past pytest's capture, when it ends a resource's step."""
+    """Print a line of the CLI's output to the terminal, past pytest's capture, if it reports a completed step."""
     if re.search(r" (created|updated|replaced|deleted|failed\*\*)( \(\d.*| error.*)?$", line):
         print(time.strftime("%H:%M:%S"), line.rstrip()[:150], file=sys.__stderr__, flush=True)
     return line
 
 
 def free_subnet(first: int = 95) -> str:
-    """A /24 that nothing on this machine uses, by the preflight's own word."""
+    """A /24 that nothing on this machine uses, according to scripts/preflight_local.sh."""
     for i in range(first, 255):
         subnet = f"172.30.{i}.0/24"
         if (
@@ -46,7 +48,7 @@ def free_subnet(first: int = 95) -> str:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack named `name` with its own state folder and config file; its machines never meet a user's own stack."""
+    """A stack of the tests, with a state folder and a config file of its own. It does not touch a user's stack."""
 
     name: str
     state: Path
@@ -76,18 +78,18 @@ class Stack:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C of a test reaches only it
+            start_new_session=True,  # so that a test can interrupt the CLI alone
         )
 
     def try_run(self, *args: str, timeout: float = 900) -> tuple[int, str]:
-        """Exit code and all output; what is made and unmade is shown as it happens."""
+        """Run the CLI. Returns exit code and output, and shows completed steps while it runs. timeout: seconds."""
         process = self.start(*args)
         killer = threading.Timer(timeout, os.killpg, (process.pid, signal.SIGKILL))
         killer.start()
         try:
             printed = [show(line) for line in process.stdout or ()]
             code = process.wait()
-        except KeyboardInterrupt:  # of whoever called: the CLI ends its steps, so that a destroy can follow
+        except KeyboardInterrupt:  # let the CLI end its steps, so that a destroy can follow
             process.send_signal(signal.SIGINT)
             process.communicate()
             raise
@@ -108,7 +110,7 @@ class Stack:
         self.run("config", "set-all", "--path", *pairs)
 
     def set_secret(self, key: str, value: str) -> None:
-        """As a user does it: never on a command line."""
+        """Set a secret as a user does: on stdin, not on the command line."""
         subprocess.run(
             ["pulumi", "--non-interactive", "config", "set", "--secret", "--path", key, "--stack", self.name],
             cwd=ROOT, env=self.environment, input=value, capture_output=True, text=True, check=True,
