@@ -1,4 +1,4 @@
-"""The benchmark: brings up a stack of its own, measures it, destroys it, and prints the figures beside their goals.
+"""The benchmark: brings up a stack of its own, measures it, destroys it, and prints the figures with their goals.
 
 usage: python -m bench [PART …] [--json FILE]      (make bench ARGS="bringup grow")
 """
