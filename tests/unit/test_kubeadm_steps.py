@@ -1,5 +1,7 @@
-"""control_plane.sh and join.sh, run by bash with stand-ins for kubeadm, kubectl and systemctl that keep a cluster's state
-in a folder: after a cut at any point, on a node that is set up, and on one whose object or whose cluster is another."""
+"""control_plane.sh and join.sh with stand-ins for kubeadm, kubectl and systemctl that keep a cluster's state in a folder.
+
+After a cut at any point, on a node that is set up already, and on one whose object or whose cluster is another one.
+"""
 
 from __future__ import annotations
 
