@@ -518,7 +518,7 @@ def test_bridge(machine: Machine) -> None:
     assert changes(before, machine.state()) == []
 
 
-# A network that sends each port its own frames back, as Docker's does where userland-proxy is off. On it are the machine,
+# A network that sends each port its own frames back, as Docker's does where userland-proxy is off. On it: the machine,
 # whose card is nic0, with the VM on tap0, and another machine. Nobody listens at port 9: whoever is reached refuses.
 LOOPED = r"""
 for name in net vm other; do ip netns add $name; done

@@ -1,4 +1,4 @@
-"""control_plane.sh and join.sh with stand-ins for kubeadm, kubectl and systemctl that keep a cluster's state in a folder.
+"""control_plane.sh and join.sh with stand-ins for kubeadm, kubectl and systemctl that keep a cluster in a folder.
 
 After a cut at any point, on a node that is set up already, and on one whose object or whose cluster is another one.
 """
