@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent / "images"
 def content_tag(folder: str, *more: str) -> str:
     """Twelve hexadecimal digits that change with any file of images/`folder` or any of `more`.
 
-    They do not depend on the files' modes, which a checkout's umask or an archive changes: each Dockerfile sets its own.
+    They do not depend on the files' modes, which a checkout's umask or an archive sets: each Dockerfile sets its own.
     """
     return tree_digest(ROOT / folder, *more)
 
