@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The worker VM on its host: bridge, media share, disks of the guest, QEMU as a systemd unit.
+# Makes a worker VM on its host: bridge, media share, the guest's disks, and QEMU as a systemd unit.
 # in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
 #     VM (its name on this host: vm, vm-2, …) BRIDGE TAP MAC NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB
 #     TARGET (Deployment that serves its disks) SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
@@ -16,7 +16,7 @@ step() {
   install -d -m 0700 "$vm" "$vm/seed"
   exec 8>>"$STATE/worker_vm.lock" # the VMs of one host share its container images and media
   flock -w 300 8 || fail "another VM's set-up on $(hostname) takes over 300 s"
-  trap wait EXIT # a step that fails ends when all that it began has ended
+  trap wait EXIT # a step that fails waits for its background jobs
   bridge
   write 0600 "$vm/seed/user-data" <<<"$USER_DATA" || true
   write 0600 "$vm/seed/meta-data" <<<"$META_DATA" || true
@@ -195,7 +195,7 @@ Description=Media share of the worker VM (virtiofs, read-only)
 [Service]
 ExecStartPre=/bin/mkdir -p /run/spdk-k8s
 ExecStart=/usr/libexec/virtiofsd --socket-path=/run/spdk-k8s/$VM-media.sock --shared-dir=$MEDIA_DIR --readonly --sandbox=none --cache=auto
-# it ends whenever QEMU lets go of it
+# it ends whenever QEMU closes the connection
 Restart=always
 RestartSec=200ms
 [Install]

@@ -1,4 +1,4 @@
-"""A real `kubeadm init` that is cut off, on a machine of the dev stack: the step's next run makes a whole control plane.
+"""A real `kubeadm init` that is cut off on a dev machine: the next run of the step makes a whole control plane.
 
 tests/unit/test_kubeadm_steps.py does the same after each phase, with a stand-in for kubeadm.
 """
@@ -65,7 +65,8 @@ def machine() -> Iterator[Machine]:
         }  # fmt: skip
         steps = "\nrecord_kernel; kernel; containerd_config; kubelet_config; cni </dev/null"
         made.run("bash", "-s", "up", text=script("node", node).rpartition('\nmain "$@"')[0] + steps)
-        load = f"docker save {' '.join(VERSIONS.upstream().values())} | docker exec -i {NAME} ctr -n k8s.io images import -"
+        images = " ".join(VERSIONS.upstream().values())
+        load = f"docker save {images} | docker exec -i {NAME} ctr -n k8s.io images import -"
         subprocess.run(["bash", "-o", "pipefail", "-c", load], check=True, capture_output=True, timeout=300)
         yield made
     finally:

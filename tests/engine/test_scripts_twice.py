@@ -112,7 +112,7 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def certificate(machine: Machine) -> dict[str, str]:
-    return json.loads(machine.run("/scripts/certificate.sh", "127.0.0.1"))
+    return json.loads(machine.run("bash", "/scripts/certificate.sh", "127.0.0.1"))
 
 
 @pytest.fixture(scope="module")
@@ -392,16 +392,16 @@ MAP_HUGETLB = 0x40000
 def test_engine_trust(machine: Machine) -> None:
     before = machine.state()
     for _ in range(2):
-        machine.run("/scripts/engine_trust.sh", "up", REGISTRY, text="CA")
+        machine.run("bash", "/scripts/engine_trust.sh", "up", REGISTRY, text="CA")
     assert machine.run("cat", f"/etc/docker/certs.d/{REGISTRY}/ca.crt") == "CA\n"
     for _ in range(2):
-        machine.run("/scripts/engine_trust.sh", "down", REGISTRY)
+        machine.run("bash", "/scripts/engine_trust.sh", "down", REGISTRY)
     assert changes(before, machine.state()) == []
 
 
 def test_a_certificate_is_made_without_a_trace_and_its_cas_key_is_thrown_away(machine: Machine) -> None:
     before = machine.state()
-    made = json.loads(machine.run("/scripts/certificate.sh", "192.0.2.11"))
+    made = json.loads(machine.run("bash", "/scripts/certificate.sh", "192.0.2.11"))
     assert set(made) == {"ca", "certificate", "key", "password"}
     for part in ("ca", "certificate"):
         machine.run("tee", f"/tmp/{part}", text=made[part])
@@ -415,7 +415,7 @@ def test_a_certificate_is_made_without_a_trace_and_its_cas_key_is_thrown_away(ma
 
 def test_keys_are_made_without_a_trace(machine: Machine) -> None:
     before = machine.state()
-    made = json.loads(machine.run("/scripts/keys.sh", "client", "master"))
+    made = json.loads(machine.run("bash", "/scripts/keys.sh", "client", "master"))
     for pair in made.values():
         public = machine.run("bash", "-c", "umask 077; cat >/tmp/key; ssh-keygen -yf /tmp/key; rm /tmp/key",
                              text=pair["private"])  # fmt: skip
