@@ -167,7 +167,7 @@ kvm_boots() {
     if grep -qs 'Kernel panic' "$log"; then break; fi
     now=$(stat -c %s "$log" 2>/dev/null) || now=0
     if ((now > size)); then size=$now silent=$SECONDS; fi
-    if ((SECONDS - silent >= ${PROBE_SILENCE:-20})); then
+    if ((SECONDS - silent >= ${PROBE_SILENCE:-10})); then
       say "a kernel on /dev/kvm hangs: $size bytes on its console, the last of them $((SECONDS - silent)) s ago"
       break
     fi
@@ -209,7 +209,7 @@ Wants=$unit-media.service
 After=$unit-bridge.service $unit-media.service
 StartLimitIntervalSec=0
 [Service]
-ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; exit 1'
+ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; echo "waited 10 s for the socket of $unit-media" >&2; exit 1'
 ExecStartPre=/bin/rm -f $SOCKETS/vhost.$VM.outdated
 ExecStart=$lib/$VM
 # the disks are plugged in as soon as their sockets are there; the guest boots meanwhile

@@ -136,6 +136,21 @@ def test_registry(machine: Machine, registry: dict[str, str]) -> None:
     machine.twice("registry", **registry)
 
 
+def test_a_service_whose_restart_was_cut_off_is_restarted_by_the_next_run(
+    machine: Machine, registry: dict[str, str]
+) -> None:
+    pid = ("systemctl", "show", "-P", "MainPID", "docker-registry")
+    machine.step("registry", "up", **registry)
+    first = machine.run(*pid)
+    changed = {**registry, "CONFIG": registry["CONFIG"] + "# changed\n"}
+    machine.run("tee", "/etc/docker/registry/config.yml", text=changed["CONFIG"] + "\n")
+    machine.step("registry", "up", **changed)
+    second = machine.run(*pid)
+    machine.step("registry", "up", **changed)
+    assert first != second == machine.run(*pid)
+    machine.step("registry", "down", **changed)
+
+
 def bundle(folder: Path) -> str:
     """An image like the node bundle, with a kubelet that only sleeps; returns a tar file that containerd imports."""
     archive = folder / "rootfs.tar"
