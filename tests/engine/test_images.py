@@ -55,3 +55,21 @@ def test_the_video_pods_user_can_read_and_run_what_is_in_its_image() -> None:
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_each_sample_playlist_shows_its_own_number() -> None:
+    image = build(images.ROOT / "media", *BUILDS["media"], "--target", "ffmpeg")
+    probe = "ffprobe -v error -of csv=p=0 -show_entries format=duration:stream=codec_name"
+    look = f"cd /media && sha256sum */*.mp4 */*/* && for movie in */*.mp4 */flv/*; do {probe} $movie; done"
+    run = ["docker", "run", "--rm", "--network", "none", image, "sh", "-c", look]
+    lines = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    sums = dict(line.split()[::-1] for line in lines if "/" in line)
+    assert sorted(sums) == sorted(
+        f"mp4-{i}/{name}"
+        for i in (1, 2)
+        for name in ("movie-1.mp4", "movie-2.mp4", "img/movie-1.jpg", "img/movie-2.jpg", "flv/movie-1.flv")
+    )
+    assert len(set(sums.values())) == len(sums), "two of them are the same"
+    shown = [line for line in lines if "/" not in line]
+    assert shown.count("h264") == shown.count("aac") == 6
+    assert all(5.5 < float(line) < 6.5 for line in shown if line not in ("h264", "aac"))
