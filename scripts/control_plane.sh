@@ -3,7 +3,8 @@
 # in: CONFIG (kubeadm v1beta4)   NODE
 #
 # STATE/control-plane says that `kubeadm init` came to its end. Without it, whatever there is of a control plane is half
-# of one and is made anew: nothing has been deployed to it yet.
+# of one and is made anew: nothing has been deployed to it yet. STATE/control-plane.data says that only etcd's data is left
+# (the machine's container was made anew, its volume was kept): a control plane is made anew around it.
 kubeconfig=/etc/kubernetes/admin.conf
 file=/etc/kubernetes/kubeadm.yaml
 mark=$STATE/control-plane
@@ -15,17 +16,20 @@ step() {
     timeout 180 kubeadm reset --force --cleanup-tmp-dir >&2 || true
     [ "$(readlink /root/.kube/config)" != $kubeconfig ] || rm -rf /root/.kube/config /root/.kube/cache
     rmdir /root/.kube 2>/dev/null || true
-    rm -rf /var/lib/etcd /var/log/spdk-k8s-kubeadm.log "$mark"
+    rm -rf /var/lib/etcd /var/log/spdk-k8s-kubeadm.log "$mark" "$mark.data"
     return
   fi
   write 0600 $file <<<"$CONFIG" || true
+  if [ -f "$mark" ] && [ ! -e /etc/kubernetes/manifests/kube-apiserver.yaml ]; then mv "$mark" "$mark.data"; fi
   if [ -f "$mark" ]; then
     systemctl start containerd kubelet
     wait_for 180 "the API server to start" serves
     whole || later_phases # an earlier version set the mark too soon
   else
     whole || make_anew
+    install -d "$STATE"
     touch "$mark"
+    rm -f "$mark.data"
   fi
   install -d -m 0700 /root/.kube
   [ -e /root/.kube/config ] || ln -s $kubeconfig /root/.kube/config # not over one of the user's own
@@ -40,12 +44,18 @@ step() {
 }
 
 make_anew() {
-  kubeadm reset --force >/dev/null 2>&1 || true
-  rm -rf /var/lib/etcd
-  install -d "$STATE"
+  local init=(kubeadm init --config "$file" --skip-token-print)
+  if [ -f "$mark.data" ] && [ -d /var/lib/etcd/member ]; then
+    say "the control plane is made anew around etcd's data"
+    kubeadm reset --force --skip-phases remove-etcd-member >/dev/null 2>&1 || true
+    init+=(--ignore-preflight-errors DirAvailable--var-lib-etcd)
+  else
+    kubeadm reset --force >/dev/null 2>&1 || true
+    rm -rf /var/lib/etcd
+  fi
   systemctl restart spdk-k8s-routes
   say "kubeadm init"
-  if ! (quietly kubeadm init --config $file --skip-token-print); then
+  if ! (quietly "${init[@]}"); then
     # a slow machine: kubeadm gives some of its calls to the API server 10 s, and does not repeat them
     serves || fail "kubeadm init failed before the API server answered; the next \`up\` makes the control plane anew"
     later_phases

@@ -125,7 +125,7 @@ give_back() {
 
 # unpack IMAGE FOLDER   an image of the private registry, pulled and mounted read-only; forget IMAGE FOLDER undoes that
 unpack() {
-  forget "$1" "$2" 2>/dev/null || true # a step that was cut off leaves another image there
+  if [ -d "$2" ]; then forget "$1" "$2" 2>/dev/null || true; fi # a step that was cut off may leave another image there
   ctr images pull --hosts-dir /etc/containerd/certs.d "$1" >/dev/null
   install -d "$2"
   ctr images mount "$1" "$2" >/dev/null

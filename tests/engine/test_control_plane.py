@@ -116,6 +116,7 @@ def test_a_control_plane_whose_making_was_killed_is_made_anew(machine: Machine, 
 
 
 def test_a_call_of_kubeadm_that_failed_is_repeated(machine: Machine) -> None:
+    """And objects outlive a machine whose container is made anew on its volume."""
     machine.run("tee", "/run/cut", text="upload-config\n")
     made = control_plane(machine)
     assert made.returncode == 0, made.stderr
@@ -124,3 +125,13 @@ def test_a_call_of_kubeadm_that_failed_is_repeated(machine: Machine) -> None:
     again = control_plane(machine)
     assert again.returncode == 0, again.stderr
     assert "kubeadm init" not in again.stderr
+
+    kubectl = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
+    machine.run(*kubectl, "create", "configmap", "mine", "--from-literal=a=b")
+    machine.run("bash", "-c", "rm -rf /etc/kubernetes/{manifests,pki,*.conf} /root/.kube")
+    assert docker("restart", machine.name).returncode == 0
+    machine.step("ready", "up", OWNER="test/control-plane")
+    anew = control_plane(machine)
+    assert anew.returncode == 0, anew.stderr
+    whole(machine)
+    assert machine.run(*kubectl, "get", "configmap", "mine", "-o", "jsonpath={.data.a}") == "b"

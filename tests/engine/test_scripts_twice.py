@@ -568,7 +568,7 @@ def looped(machine: Machine) -> Iterator[Machine]:
     machine.run("bash", "-euc", NETWORK)
     yield machine
     machine.run(
-        "bash", "-c", "for name in net vm other; do ip netns del $name; done; ip link del nic0; ip link del br0"
+        "bash", "-c", "for name in net vm other; do ip netns del $name; done; ip link del nic0; ip link del br0; true"
     )
 
 

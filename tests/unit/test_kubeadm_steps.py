@@ -36,13 +36,21 @@ init\\ phase) ;;
 init*)
   for phase in {" ".join(PHASES)}; do
     [[ ",${{*: -1}}," != *",$phase,"* ]] || continue
-    if [ $phase = preflight ]; then [ -z "$(ls "$DIR/made")" ] || exit 1; continue; fi
+    if [ $phase = preflight ]; then
+      [ -z "$(ls "$DIR/made")" ] || exit 1
+      [[ "$*" == *DirAvailable--var-lib-etcd* || ! -e "$DIR/etcd" ]] || exit 1
+      continue
+    fi
     touch "$DIR/made/$phase"
+    [ $phase != etcd ] || mkdir -p "$DIR/etcd/member"
+    [ $phase != control-plane ] || touch "$DIR/kubernetes/manifests/kube-apiserver.yaml"
     [ $phase != kubeconfig ] || touch "$DIR/kubernetes/admin.conf"
     [ $phase != kubelet-start ] || touch "$DIR/listed"
     cut $phase
   done ;;
-reset*) rm -rf "$DIR"/made/* "$DIR"/kubernetes/*.conf "$DIR"/kubernetes/pki "$DIR"/listed ;;
+reset*)
+  rm -rf "$DIR"/made/* "$DIR"/kubernetes/*.conf "$DIR"/kubernetes/{{pki,manifests/*}} "$DIR"/listed
+  [[ "$*" == *"--skip-phases remove-etcd-member"* ]] || rm -rf "$DIR"/etcd/* ;;
 token*) echo a.token ;;
 join*)
   [ ! -e "$DIR/kubernetes/pki/ca.crt" ] && [ ! -e "$DIR/listed" ] || exit 1
@@ -80,7 +88,7 @@ class Machine:
             tool.parent.mkdir(exist_ok=True)
             tool.write_text(f'#!/bin/bash\nDIR={self.root}\necho "{name} $*" >>"$DIR/log"\n{body}\n')
             tool.chmod(0o755)
-        for folder in ("state", "kubernetes/pki", "root", "made", "log.d"):
+        for folder in ("state", "kubernetes/pki", "kubernetes/manifests", "root", "made", "log.d"):
             (self.root / folder).mkdir(parents=True)
         self.ca["sha256"] = self.certificate(self.root / "kubernetes/pki/ca.crt")
 
@@ -141,7 +149,8 @@ def node(tmp_path: Path) -> Machine:
     """Joined, or with a control plane, and listed."""
     machine = Machine(tmp_path)
     machine.touch("state/joined", "state/control-plane", "kubernetes/kubelet.conf", "kubernetes/admin.conf", "answers")
-    machine.touch("listed", *(f"made/{phase}" for phase in PHASES))
+    machine.touch("listed", "kubernetes/manifests/kube-apiserver.yaml", *(f"made/{phase}" for phase in PHASES))
+    (tmp_path / "etcd/member").mkdir(parents=True)
     return machine
 
 
@@ -176,6 +185,24 @@ def test_a_whole_control_plane_is_not_made_anew_when_its_mark_is_lost(node: Mach
     (node.root / "state/control-plane").unlink()
     assert node.called("control_plane") == []
     assert node.has("state/control-plane")
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_the_clusters_objects_outlive_a_machine_that_is_made_anew_from_its_volume(node: Machine, phase: str) -> None:
+    """And making it is cut off too."""
+    (node.root / "etcd/member/objects").touch()
+    for folder in ("kubernetes/manifests", "kubernetes/pki", "made"):
+        for file in (node.root / folder).iterdir():
+            file.unlink()
+    (node.root / "kubernetes/admin.conf").unlink()
+    (node.root / "listed").unlink()
+    node.cut(phase, "killed")
+    assert node.run("control_plane").returncode != 0
+    done = node.run("control_plane")
+    assert done.returncode == 0, done.stderr
+    assert all(node.has(f"made/{phase}") for phase in PHASES[1:])
+    assert node.has("etcd/member/objects")
+    assert not node.has("state/control-plane.data")
 
 
 @pytest.mark.parametrize("how", ["failed", "killed"])
