@@ -75,7 +75,7 @@ follow() {
 # older UNIT FILE   does UNIT's process run since before the last change of FILE?
 older() {
   local since
-  since=$(systemctl show --timestamp=us -P ExecMainStartTimestamp "$1")
+  since=$(systemctl show --timestamp=us+utc -P ExecMainStartTimestamp "$1")
   [ -n "$since" ] && [ -e "$2" ] && (($(date -d "$since" +%s%6N) < 10#$(stat -c %.6Y "$2" | tr -d .)))
 }
 
@@ -133,6 +133,7 @@ unpack() {
 forget() {
   ctr images unmount --rm "$2" >/dev/null
   ctr images rm "$1" >/dev/null
+  rmdir "$2"
 }
 
 # ca_hash   of the cluster that this machine is in, as kubeadm writes it, without "sha256:"

@@ -107,7 +107,6 @@ bundle() {
   # never through an owner's link, and the machine's own folders keep their modes
   tar -C "$root" -c . | tar -C / -x --no-overwrite-dir
   forget "$BUNDLE" "$root"
-  rmdir "$root" 2>/dev/null || true
   systemctl daemon-reload
   write 0644 "$stamp" <<<"$BUNDLE" || true
 }
