@@ -99,7 +99,7 @@ def main(folder: Path, count: int) -> None:
         "NETWORK_CONFIG": cloud_init_network(
             mac=CONFIG.vm.mac, address=NODES["worker2"], prefix=24, gateway=SUBNET[1]
         ),
-        "TARGET": VHOST, "SOCKETS": SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "NIC": "eth0",
+        "TARGET": VHOST, "SOCKETS": SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "MAC": CONFIG.vm.mac, "NIC": "eth0",
         "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
         "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
     })  # fmt: skip

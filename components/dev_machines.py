@@ -80,7 +80,7 @@ class DevMachines(pulumi.ComponentResource):
             skip_push=True,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
         )
-        # as it was found before any machine changes it
+        # the kernel settings, saved before a machine changes them and restored by its delete
         kernel = local.Command(
             f"{name}-kernel",
             create=f"{STEP} up",
@@ -134,7 +134,7 @@ class DevMachines(pulumi.ComponentResource):
                     parent=self,
                     depends_on=[kernel],
                     delete_before_replace=True,
-                    # another image would be another machine, without what the steps did to this one
+                    # another image would make another container, without what the steps installed in this one
                     ignore_changes=["image"],
                 ),
             )

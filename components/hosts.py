@@ -1,4 +1,4 @@
-"""How a script reaches a machine: SSH with a required host key, a ready gate, a time limit, secrets on stdin only."""
+"""Runs scripts on machines: over SSH with a required host key, with a time limit, secrets on stdin only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pulumi
 from pulumi_command import local, remote
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-# values of steps; none needs one to undo
+# values of steps that are secret; no undo needs them
 SECRETS = {"KEY", "KUBECONFIG_TEXT", "PASSWORD", "REGISTRY_HOSTS", "USER_DATA"}
 
 
@@ -33,8 +33,8 @@ def script(name: str, values: Mapping[str, str], *, undo: str = "") -> str:
     """The shell text of step `name`: quoted assignments, the shared functions, the step, the call.
 
     It is read from stdin, so the step itself must not be: `</dev/null`.
-    undo: under this name the machine keeps the text, without its SECRETS, from the start of `up` until `down` has ended
-    well: what is left there at last, scripts/ready.sh undoes. Empty: it is not kept.
+    undo: the machine keeps the text, without its SECRETS, under this name from the start of `up` to the end of `down`;
+    scripts/ready.sh runs the undo of what is left there. Empty: it is not kept.
     """
 
     def assigned(some: Mapping[str, str]) -> str:
@@ -87,13 +87,13 @@ class Host:
         """Run scripts/`step`.sh on this machine: `up` at create and update, `down` at delete.
 
         undo: "with the machine": not when the machine itself goes. timeout: seconds for the whole step.
-        looks_only: as the plain user, and told the time here (NOW) when it runs first, for a look at the clock there.
+        looks_only: as the plain user; its first run gets the time here (NOW), to compare with the machine's clock.
         protect: it is not undone before `pulumi state unprotect`.
         """
         sudo = "" if self.user == "root" or looks_only else "sudo -n "
         now = f"env NOW={int(time.time())} " if looks_only else ""
         shell = f"{sudo}timeout -k 10 {timeout} bash -s"
-        kept = name if undo != "never" and self.deleted_with is None else ""  # where the machine itself stays
+        kept = name if undo != "never" and self.deleted_with is None else ""  # the machine outlives the stack
         stdin = pulumi.Output.from_input(dict(values or {})).apply(
             lambda v: script(step, {k: str(x) for k, x in v.items()}, undo=kept)
         )
@@ -122,14 +122,14 @@ class Host:
                 additional_secret_outputs=["stdout"],
                 ignore_changes=["create"] if looks_only else None,
                 protect=protect or None,
-                delete_before_replace=True,  # or the undo of the old would take away what the new has made
+                delete_before_replace=True,  # the undo of the old step would remove what the new one has made
             ),
         )
 
     def gated(self, name: str, *, parent: pulumi.Resource, protect: bool = False) -> Host:
-        """This machine with a gate before every later step: it has booted, and is this stack's from then on.
+        """This machine, whose later steps wait for scripts/ready.sh: it has booted, and belongs to this stack.
 
-        protect: it is not given back, which would take away the data in its STATE, before `pulumi state unprotect`.
+        protect: it is not given back, which deletes the data in its STATE, before `pulumi state unprotect`.
         """
         owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
         ready = self.run(name, "ready", {"OWNER": owner}, parent=parent, protect=protect)
@@ -138,7 +138,7 @@ class Host:
 
 
 class Keys:
-    """One SSH key pair for the stack, "client", a host key for each of `machines`, and those as hosts."""
+    """One SSH key pair for the stack, "client", and a host key for each of `machines`."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class Keys:
         deleted_with: pulumi.Resource,
         after: Sequence[pulumi.Resource] = (),
     ) -> Host:
-        """A machine that has its keys from here."""
+        """A machine with the host key made here, which lets the key "client" in."""
         return Host(
             name,
             address,

@@ -19,25 +19,31 @@ ROOT = Path(__file__).parent.parent / "images"
 
 
 def content_tag(folder: str, *more: str) -> str:
-    """Twelve hexadecimal digits that change with any file of images/`folder` or any of `more`."""
+    """Twelve hexadecimal digits that change with any file of images/`folder` or any of `more`.
+
+    They do not depend on the files' modes, which a checkout's umask or an archive sets: each Dockerfile sets its own.
+    """
     return tree_digest(ROOT / folder, *more)
 
 
 def recipe(folder: str, args: Mapping[str, str], target: str | None = None) -> docker.DockerBuildArgs:
-    """How images/`folder` is built. Its path is as seen from where the program is run: the same in every checkout."""
+    """How images/`folder` is built. Its path is relative to the working folder, so it is the same in every checkout."""
     context = os.path.relpath(ROOT / folder)
     return docker.DockerBuildArgs(
         context=context, dockerfile=f"{context}/Dockerfile", target=target, platform="linux/amd64", args=dict(args)
     )
 
 
-def tree_digest(root: Path, *more: str, without: str = "") -> str:
-    """Twelve hexadecimal digits of every file's name, mode and content in `root`, except in its folder `without`."""
+def tree_digest(root: Path, *more: str, without: str = "", modes: bool = False) -> str:
+    """Twelve hexadecimal digits of every file's name and content in `root`, except in its folder `without`.
+
+    modes: of its exec bit too.
+    """
     digest = hashlib.sha256("\0".join(more).encode())
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
         if path.is_file() and inside.parts[0] != without:
-            mode = "x" if path.stat().st_mode & 0o100 else "-"
+            mode = "x" if modes and path.stat().st_mode & 0o100 else "-"
             digest.update(f"\0{inside}\0{mode}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -112,7 +118,7 @@ class Images(pulumi.ComponentResource):
     def spdk_source(self, folder: str | None, base: str) -> Source:
         """An image, only in the engine, with SPDK's source in /spdk: that of `folder`, or of the pinned release."""
         if folder:
-            name = f"spdk-k8s/spdk-source:{tree_digest(Path(folder), without='.git')}"
+            name = f"spdk-k8s/spdk-source:{tree_digest(Path(folder), without='.git', modes=True)}"
             made = local.Command(
                 f"{self._name}-spdk-source",
                 create=STEP,

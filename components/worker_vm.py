@@ -149,6 +149,7 @@ class WorkerVm(pulumi.ComponentResource):
                 "TARGET": args.target,
                 "BRIDGE": "br-spdk-k8s",
                 "TAP": tap,
+                "MAC": args.mac,
                 "NIC": args.nic,
                 "HOST_ADDRESS": args.host.address,
                 "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),

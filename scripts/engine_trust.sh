@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Docker engine that pushes trusts the private registry's CA; the engine reads the folder at each connection.
+# Makes the Docker engine that pushes trust the private registry's CA; it reads the folder at each connection.
 # usage: engine_trust.sh up|down ADDRESS   (up: the CA on stdin; empty: plain HTTP, nothing to trust)
 set -euo pipefail
 action=$1 dir=/etc/docker/certs.d/$2
@@ -15,5 +15,5 @@ if [ -z "$ca" ]; then
   echo "registry.tls is off: the Docker engine must list $2 under insecure-registries" >&2
   exit
 fi
-root mkdir -p "$dir"
-printf '%s\n' "$ca" | root tee "$dir/ca.crt" >/dev/null
+root install -d -m 0755 "$dir"
+printf '%s\n' "$ca" | root install -m 0644 /dev/stdin "$dir/ca.crt"

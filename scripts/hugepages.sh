@@ -1,32 +1,37 @@
 # shellcheck shell=bash
-# Reserves hugepages for the vhost target and the VM; before kubelet starts, because it counts them then. A server's idle
-# ones are taken first, the rest is added; only what was added is given back.
+# Reserves hugepages for the vhost target and the VM, before kubelet starts, which counts them at its start. A server's
+# idle pages are taken first and the rest is added; only what was added is given back.
 # in: HUGEPAGES ("SIZE=COUNT …", SIZE 2Mi or 1Gi)
-kept=$STATE/hugepages      # for each size a line "SIZE HAD ADDED OTHERS": ours, of them added; those that others used before us
-boot=$STATE/hugepages.boot # the boot of the machine since which that is so
+kept=$STATE/hugepages       # a line "SIZE HAD ADDED OTHERS" for each size: ours, of them added; in use by others before
+begun=$STATE/hugepages.from # "SIZE TOTAL" from before the change that is being made
+boot=$STATE/hugepages.boot  # the boot of the machine that both are true for
 boot_id=/proc/sys/kernel/random/boot_id
 
 step() {
-  local size wanted had added others changed=
+  local size wanted had added others
   [ "$1" != down ] || HUGEPAGES=
-  # what is noted of another boot is not there any more
-  grep -qsxf "$boot_id" "$boot" || rm -f "$kept"
+  if ! grep -qsxf "$boot_id" "$boot"; then # a boot takes all pages away
+    rm -f "$kept" "$begun"
+    install -d "$STATE"
+    cat "$boot_id" >"$boot"
+  fi
+  take_back
   # first more, then less: a host that cannot give more keeps what it has
   for size in 2Mi 1Gi; do
     recall "$size"
-    ((wanted <= had)) || { grow "$size"; changed=1; }
+    ((wanted <= had)) || grow "$size"
   done
   for size in 2Mi 1Gi; do
     recall "$size"
-    ((wanted >= had)) || { shrink "$size"; changed=1; }
+    ((wanted >= had)) || shrink "$size"
   done
   if [ "$1" = down ]; then
     systemctl disable --quiet spdk-k8s-hugepages 2>/dev/null || true
-    rm -f "$kept" "$boot" /etc/systemd/system/spdk-k8s-hugepages.service
+    rm -f "$kept" "$begun" "$boot" /etc/systemd/system/spdk-k8s-hugepages.service
     return
   fi
   at_boot
-  if [ -n "$changed" ] && systemctl is-active --quiet kubelet; then systemctl restart kubelet; fi
+  if older kubelet "$kept"; then systemctl try-restart kubelet; fi
 }
 
 # recall SIZE   sets wanted, had, added, others
@@ -44,7 +49,15 @@ note() {
     grep -sv "^$1 " "$kept" || true
     [ "$2" = 0 ] || echo "$@"
   } | write 0644 "$kept" || true
-  cat "$boot_id" >"$boot"
+  rm -f "$begun"
+}
+
+# Undoes a change that was cut off before it was noted.
+take_back() {
+  local size total
+  read -r size total < <(cat "$begun" 2>/dev/null) || return 0
+  echo "$total" >"$(hugepages_folder "$size")/nr_hugepages"
+  rm -f "$begun"
 }
 
 # more SIZE NUMBER   NUMBER may be negative; prints how many the kernel really added
@@ -52,6 +65,7 @@ more() {
   local dir before
   dir=$(hugepages_folder "$1")
   before=$(total "$dir")
+  [ -e "$begun" ] || write 0644 "$begun" <<<"$1 $before" || true
   echo $((before + $2)) >"$dir/nr_hugepages"
   echo $(($(total "$dir") - before))
 }
@@ -72,6 +86,7 @@ grow() {
   ((available < missing * $(hugepage_mib "$1"))) || got=$(more "$1" "$missing")
   if ((got < missing)); then
     more "$1" "-$got" >/dev/null
+    rm -f "$begun"
     fail "hugepages of $1: $missing are wanted beside the $(cat "$dir/nr_hugepages") that are there, and $(hostname) can give $got of its $available MiB of free memory;" \
       "mend: give it more free memory, $(is_container || echo "or reserve them at boot (hugepagesz=${1%i} hugepages=…), ")or make vhost.memoryMib or vm.memoryMib smaller"
   fi
@@ -87,7 +102,7 @@ shrink() {
   say "released $((had - wanted)) hugepages of $1, $less of them given back"
 }
 
-# Adds them again when the machine was restarted; at the restart of a container they are still there.
+# A unit that adds the pages again after the machine's boot; they outlive the restart of a container.
 at_boot() {
   local size added
   {
@@ -101,6 +116,7 @@ at_boot() {
     done <"$kept"
     printf 'ExecStartPost=/bin/cp %s %s\n' "$boot_id" "$boot"
     printf '[Install]\nWantedBy=multi-user.target\n'
-  } | write 0644 /etc/systemd/system/spdk-k8s-hugepages.service && systemctl daemon-reload
+  } | write 0644 /etc/systemd/system/spdk-k8s-hugepages.service || true
+  units_changed spdk-k8s-hugepages
   enable spdk-k8s-hugepages
 }

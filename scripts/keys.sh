@@ -6,12 +6,14 @@ set -euo pipefail
 umask 077
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
+# all of them are made before any is printed: the output of a command that fails is shown
 for name in "$@"; do
   if kept=$(jq -ne --arg name "$name" 'env.PULUMI_COMMAND_STDOUT | fromjson | {($name): (.[$name] // error)}' 2>/dev/null); then
-    printf '%s\n' "$kept"
+    printf '%s\n' "$kept" >>"$dir/.pairs"
     continue
   fi
-  ssh-keygen -q -t ed25519 -N '' -C "$name" -f "$dir/$name"
+  ssh-keygen -q -t ed25519 -N '' -C "$name" -f "$dir/$name" >&2
   jq -n --arg name "$name" --rawfile private "$dir/$name" --rawfile public "$dir/$name.pub" \
-    '{($name): {private: $private, public: ($public | rtrimstr("\n"))}}'
-done | jq -sc add
+    '{($name): {private: $private, public: ($public | rtrimstr("\n"))}}' >>"$dir/.pairs"
+done
+jq -sc add "$dir/.pairs"

@@ -1,18 +1,24 @@
 # shellcheck shell=bash
-# What every step shares. components/hosts.py sends: assignments, this file, the step; then calls `main up` or `main down`.
+# The functions that every step shares. A step is one scripts/NAME.sh; it defines `step`, which is called with `up` (make
+# it so) or `down` (undo it). components/hosts.py sends one text over SSH: the step's values as assignments, this file,
+# the step's file, and the call of `main`, at the end of this file.
+#
+# Each step can be run again at any time, also after it was cut off at any point. So a step records that something is
+# done (a mark, a stamp) only when it is done, and it writes each file aside first and then renames it.
 set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
+umask 022 # what a step makes is readable for services that do not run as root, whatever this login's umask is
 
-STATE=/var/lib/spdk-k8s # what the steps keep on a machine; the last undo removes it
+STATE=/var/lib/spdk-k8s # the steps' own notes on a machine; the last undo (scripts/ready.sh) removes them
 
-# Progress goes to stderr: stdout is a step's result, and some results are secret.
+# say TEXT, fail TEXT   progress and errors go to stderr: stdout is a step's result, and some results are secret
 say() { printf '%s\n' "$*" >&2; }
 fail() {
   printf 'error: %s\n' "$*" >&2
   exit 1
 }
 
-# wait_for SECONDS "condition, in words" COMMAND...   bounded; says what it waited for when it gives up
+# wait_for SECONDS "condition, in words" COMMAND...   runs COMMAND until it succeeds; fails with the condition after SECONDS
 wait_for() {
   local limit=$1 what=$2 end
   shift 2
@@ -23,7 +29,7 @@ wait_for() {
   done
 }
 
-# quietly COMMAND...   its output only when it fails; the whole of it stays in the machine's log folder
+# quietly COMMAND...   its output goes to a log on the machine; the last lines are shown when it fails
 quietly() {
   local log=/var/log/spdk-k8s-$1.log
   if ! "$@" >>"$log" 2>&1; then
@@ -32,72 +38,126 @@ quietly() {
   fi
 }
 
-# write MODE FILE   stdin to FILE if it differs; true when it changed
+# write MODE FILE   stdin becomes FILE, if it differs; true when FILE changed
 write() {
   local mode=$1 file=$2 new
-  mkdir -p "$(dirname "$file")" # one that is there keeps its mode
+  mkdir -p "$(dirname "$file")"
   new=$(umask 077 && mktemp "$file.XXXXXX")
   cat >"$new"
   chmod "$mode" "$new"
   if cmp -s "$new" "$file"; then
     rm -f "$new"
+    chmod "$mode" "$file"
     return 1
   fi
   mv -f "$new" "$file"
 }
 
-# packages NAME...   installs what is missing, and remembers everything that came with it for the undo
+# units_changed UNIT...   systemd reads its files again, if those of a UNIT have changed since it last did
+units_changed() {
+  if systemctl show -P NeedDaemonReload "$@" | grep -qx yes; then systemctl daemon-reload; fi
+}
+
+# follow UNIT FILE...   UNIT runs, and was started after the last change of every FILE; else it is (re)started. A step that
+# was cut off between a change and the restart is made good by the next run.
+follow() {
+  local unit=$1 file
+  shift
+  for file in "$@"; do
+    if older "$unit" "$file"; then
+      systemctl restart "$unit"
+      return
+    fi
+  done
+  systemctl start "$unit"
+}
+
+# older UNIT FILE   does UNIT's process run since before the last change of FILE?
+older() {
+  local since
+  since=$(systemctl show --timestamp=us+utc -P ExecMainStartTimestamp "$1")
+  [ -n "$since" ] && [ -e "$2" ] && (($(date -d "$since" +%s%6N) < 10#$(stat -c %.6Y "$2" | tr -d .)))
+}
+
+# packages NAME...   installs what is missing, and records everything that came with it for the undo
 packages() {
-  local name missing=() before code=0
-  before=$(installed)
+  local name now missing=() code=0
+  if [ -e "$STATE/packages.before" ]; then # an installation was cut off
+    dpkg --configure -a >&2
+    record_packages
+  fi
+  now=$(installed)
   for name in "$@"; do
-    grep -qx "$name" <<<"$before" || missing+=("$name")
+    grep -qx "$name" <<<"$now" || missing+=("$name")
   done
   ((${#missing[@]})) || return 0
   say "installing ${missing[*]}"
   apt-get -qq update >&2
+  write 0644 "$STATE/packages.before" <<<"$now" || true # there until the end of the installation
   # nothing of the machine's own is taken away for it
   apt-get -qq install -y --no-install-recommends --no-remove -o DPkg::Lock::Timeout=120 -o APT::Keep-Downloaded-Packages=false \
     "${missing[@]}" >>/var/log/spdk-k8s-apt.log 2>&1 || code=$?
-  install -d "$STATE"
-  comm -13 <(printf '%s\n' "$before") <(installed) >>"$STATE/packages"
+  record_packages
   if ((code)); then
     tail -n 20 /var/log/spdk-k8s-apt.log >&2
     fail "apt-get cannot install ${missing[*]} on $(hostname)"
   fi
   rm -f /var/log/spdk-k8s-apt.log
 }
+record_packages() {
+  installed | comm -13 "$STATE/packages.before" - >>"$STATE/packages"
+  rm -f "$STATE/packages.before"
+}
 installed() { dpkg-query -W -f '${Package} ${db:Status-Status}\n' | sed -n 's/ installed$//p' | sort -u; }
 
-# keep FILE   before a step first writes over a file of the machine's own; give_back puts it where it was, or ours away; true when
-# there was something to give back
+# keep FILE        saves a file of the machine's own, or that there was none, before a step first writes it
+# give_back FILE   puts it back, or removes ours where there was none; true when it was kept
 keep() {
-  if [ -e "$STATE/kept$1" ] || [ -e "$STATE/kept$1.none" ]; then return; fi
-  install -d "$(dirname "$STATE/kept$1")"
-  if [ -e "$1" ]; then cp -a "$1" "$STATE/kept$1"; else touch "$STATE/kept$1.none"; fi
+  local kept=$STATE/kept$1
+  if [ -e "$kept" ] || [ -e "$kept.none" ]; then return; fi
+  install -d "$(dirname "$kept")"
+  if [ -e "$1" ]; then cp -a "$1" "$kept.part" && mv "$kept.part" "$kept"; else touch "$kept.none"; fi
 }
 give_back() {
-  if [ -e "$STATE/kept$1" ]; then mv "$STATE/kept$1" "$1"; elif [ -e "$STATE/kept$1.none" ]; then rm -f "$1" "$STATE/kept$1.none"; else return 1; fi
+  local kept=$STATE/kept$1
+  if [ -e "$kept" ]; then mv "$kept" "$1"; elif [ -e "$kept.none" ]; then rm -f "$1" "$kept.none"; else return 1; fi
 }
 
-# enable UNIT   at boot; asking first, because enabling reloads systemd, which an emulated CPU feels
+# unpack IMAGE FOLDER   an image of the private registry, pulled and mounted read-only; forget IMAGE FOLDER undoes that
+unpack() {
+  if [ -d "$2" ]; then forget "$1" "$2" 2>/dev/null || true; fi # a step that was cut off may leave another image there
+  ctr images pull --hosts-dir /etc/containerd/certs.d "$1" >/dev/null
+  install -d "$2"
+  ctr images mount "$1" "$2" >/dev/null
+}
+forget() {
+  ctr images unmount --rm "$2" >/dev/null
+  ctr images rm "$1" >/dev/null
+  rmdir "$2"
+}
+
+# ca_hash   of the cluster that this machine is in, as kubeadm writes it, without "sha256:"
+ca_hash() { openssl x509 -pubkey -noout -in /etc/kubernetes/pki/ca.crt | openssl pkey -pubin -outform der | sha256sum | cut -d' ' -f1; }
+
+# enable UNIT   starts it at boot; asks first, because enabling reloads systemd, which takes an emulated CPU seconds
 enable() { systemctl is-enabled --quiet "$1" 2>/dev/null || systemctl enable --quiet "$1"; }
 
 is_container() { systemd-detect-virt --quiet --container; }
 
-# hugepage_mib SIZE, hugepages_folder SIZE   of pages of 2Mi or 1Gi: MiB, and what the kernel shows of them (SYS: tests' own tree)
+# hugepage_mib SIZE, hugepages_folder SIZE   MiB of a page of SIZE (2Mi or 1Gi); the kernel's folder of them (SYS: a test's)
 hugepage_mib() { numfmt --from=iec-i --to-unit=Mi "$1"; }
 hugepages_folder() { echo "${SYS:-/sys}/kernel/mm/hugepages/hugepages-$(($(hugepage_mib "$1") * 1024))kB"; }
 
-# idle_hugepages SIZE   prints how many nobody has taken yet; a container sees the machine's below it, which others wait for
+# idle_hugepages SIZE   how many are neither used nor reserved; 0 in a container, which sees those of the machine below it
 idle_hugepages() {
   local dir
   dir=$(hugepages_folder "$1")
   if is_container || [ ! -d "$dir" ]; then echo 0; else echo $(($(cat "$dir/free_hugepages") - $(cat "$dir/resv_hugepages"))); fi
 }
 
-# main up|down   the step. Where the machine will be given back, its own text is there (TEXT, UNDO: its name) from before it changes
-# anything until its `down` has ended well: Pulumi knows nothing of a step that failed, so scripts/ready.sh undoes what is left.
+# main up|down   runs the step. UNDO (the step's name) and TEXT (its text without secrets) are set on machines that will be
+# given back: the text is kept in STATE/undo from before the step changes anything until its `down` has ended well, because
+# Pulumi has no undo of a step that failed. scripts/ready.sh runs what is left there.
 main() {
   local noted=$STATE/undo/${UNDO:-}
   if [ "$1" = up ] && [ -n "${TEXT:-}" ]; then

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What makes a machine fit to be a node: packages, containerd with the private registry, Kubernetes' binaries, CNI.
+# Prepares a machine for kubeadm: packages, containerd with the private registry's login, Kubernetes' binaries, CNI.
 # in: REGISTRY REGISTRY_HOSTS REGISTRY_CA BUNDLE PAUSE CNI_CONFIG ROUTES NODE_IP PACKAGES SYNC
 certs=/etc/containerd/certs.d
 patches=/etc/kubernetes/patches
@@ -11,7 +11,7 @@ step() {
   fi
   # shellcheck disable=SC2086 # a list of names
   packages $PACKAGES
-  as_found
+  record_kernel
   kernel
   registry_access
   containerd_config
@@ -20,14 +20,13 @@ step() {
   cni
 }
 
-# What kubelet, kube-proxy and these steps change until a reboot: noted before, for the undo.
+# Records, for the undo, the kernel settings and nft tables that kubelet, kube-proxy and these steps change.
 sysctls=(net.ipv4.ip_forward net.ipv4.conf.all.route_localnet fs.inotify.max_user_instances
   vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops)
-as_found() {
+record_kernel() {
   [ ! -f "$STATE/sysctl" ] || return 0
-  install -d "$STATE"
-  nft list tables >"$STATE/nft-tables"
-  sysctl "${sysctls[@]}" >"$STATE/sysctl" 2>/dev/null || true
+  nft list tables | write 0644 "$STATE/nft-tables" || true
+  { sysctl "${sysctls[@]}" 2>/dev/null || true; } | write 0644 "$STATE/sysctl" || true
 }
 
 kernel() {
@@ -65,7 +64,7 @@ containerd_config() {
   # without CAP_SYS_RESOURCE nothing may lower its OOM score
   if ! may_sys_resource; then restrict=true; fi
   keep /etc/containerd/config.toml
-  if write 0644 /etc/containerd/config.toml <<EOF; then systemctl restart containerd; fi
+  write 0644 /etc/containerd/config.toml <<EOF || true
 version = 2
 disabled_plugins = ["io.containerd.internal.v1.opt"]
 [plugins."io.containerd.grpc.v1.cri"]
@@ -84,8 +83,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
       BinaryName = "$runtime"
 EOF
   enable containerd
-  systemctl start containerd
-  wait_for 30 "containerd to answer" ctr version
+  follow containerd /etc/containerd/config.toml
+  wait_for 60 "containerd to answer" ctr version
 }
 
 may_sys_resource() { (($((16#$(awk '/CapBnd/ {print $2}' /proc/self/status))) >> 24 & 1)); }
@@ -96,25 +95,23 @@ cgroup_driver() { # the systemd driver where systemd owns the whole tree: cgroup
 
 # Kubernetes' binaries come as one image from the private registry.
 bundle() {
-  local stamp=/usr/local/lib/spdk-k8s/bundle root file
+  local stamp=/usr/local/lib/spdk-k8s/bundle root=$STATE/unpacked file
   if [ "$(cat "$stamp" 2>/dev/null)" = "$BUNDLE" ]; then return; fi
   say "installing Kubernetes from ${BUNDLE%%@*}"
-  ctr images pull --hosts-dir "$certs" "$BUNDLE" >/dev/null
-  root=$(mktemp -d)
-  ctr images mount "$BUNDLE" "$root" >/dev/null
+  unpack "$BUNDLE" "$root"
   while read -r file; do
     [ ! -f "$stamp" ] || rm -f "$file" # an earlier bundle's, nobody else's
     keep "$file"
     printf '%s\n' "$file"
   done < <(find "$root" ! -type d -printf '/%P\n') >>"$STATE/bundle"
-  cp -a --remove-destination "$root/." / # never through an owner's link
-  ctr images unmount --rm "$root" >/dev/null
-  rmdir "$root" 2>/dev/null || true
-  ctr images rm "$BUNDLE" >/dev/null
+  # never through an owner's link, and the machine's own folders keep their modes
+  tar -C "$root" -c . | tar -C / -x --no-overwrite-dir
+  forget "$BUNDLE" "$root"
+  systemctl daemon-reload
   write 0644 "$stamp" <<<"$BUNDLE" || true
 }
 
-# What only this machine can tell goes into kubeadm's per-node patches.
+# kubelet's settings that depend on the machine, as kubeadm's patch for this node.
 kubelet_config() {
   {
     printf 'cgroupDriver: %s\nsyncFrequency: %s\n' "$(cgroup_driver)" "$SYNC"
@@ -132,8 +129,8 @@ kubelet_config() {
   enable kubelet
 }
 
-# A container's resolver sits on its own loopback, where pods cannot reach it: they ask the node, which passes it on.
-# The resolver's port is new at each start of the container, so this runs at boot.
+# Docker's resolver listens on the container's loopback address, which pods cannot reach: they ask the node, and nft
+# rules pass the question on. The resolver's port is new at each start of the container, so the rules are made at boot.
 resolver() {
   if grep -qs 'nameserver 127.0.0.11' /etc/resolv.conf; then
     write 0644 /etc/kubernetes/resolv.conf <<<"nameserver $NODE_IP" || true
@@ -161,9 +158,9 @@ EOF
 cni() {
   resolver
   write 0644 /etc/cni/net.d/10-spdk-k8s.conflist <<<"$CNI_CONFIG" || true
-  # the other nodes' pods, by their nodes; also after a reboot
+  # routes to the other nodes' pods, made at boot too
   write 0755 /usr/local/lib/spdk-k8s/routes <<<"$ROUTES" || true
-  write 0644 /etc/systemd/system/spdk-k8s-routes.service <<'EOF' && systemctl daemon-reload
+  write 0644 /etc/systemd/system/spdk-k8s-routes.service <<'EOF' || true
 [Unit]
 Description=Routes to the other nodes' pods
 Wants=network-online.target
@@ -176,6 +173,7 @@ ExecStart=/bin/sh /usr/local/lib/spdk-k8s/resolver
 [Install]
 WantedBy=multi-user.target
 EOF
+  units_changed spdk-k8s-routes
   enable spdk-k8s-routes
   systemctl restart spdk-k8s-routes
 }
@@ -183,10 +181,11 @@ EOF
 down() {
   systemctl disable --now kubelet spdk-k8s-routes 2>/dev/null || true
   remains
+  unmount "$STATE/unpacked"
   network_down
   local file
   while read -r file; do give_back "$file" || true; done < <(cat "$STATE/bundle" 2>/dev/null)
-  # the folders of CNI may be others' too: only what bears the network's name, and what is empty then
+  # the folders of CNI may be others' too: only this network's files go, and folders that are empty then
   rm -rf /etc/cni/net.d/10-spdk-k8s.conflist /var/lib/cni/networks/spdk-k8s /var/lib/cni/results/{spdk-k8s,cni-loopback}-*
   rmdir /opt/cni/bin /opt/cni /var/lib/cni/{networks,results,} 2>/dev/null || true
   rm -rf "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s/{bundle,routes,resolver} \
@@ -208,10 +207,10 @@ down() {
   [ ! -f "$STATE/sysctl" ] || sysctl -q -p "$STATE/sysctl" >/dev/null 2>&1 || true
 }
 
-# unmount FOLDER   and all below it: kubelet binds its folder to itself where the root is not shared
+# unmount FOLDER   and everything below it; kubelet mounts its own folder where the root is not shared
 unmount() { awk -v folder="$1" '$2 == folder || index($2, folder "/") == 1 {print $2}' /proc/mounts | sort -r | xargs -rn1 umount -l || true; }
 
-# What `kubeadm reset` leaves where it could not end well.
+# Removes what a `kubeadm reset` that failed has left.
 remains() {
   local name
   if systemctl is-active --quiet containerd; then
@@ -227,7 +226,7 @@ remains() {
   fi
 }
 
-# Links, routes and rules of the pods' network: ours, kubelet's, kube-proxy's and the CNI plugins'.
+# Removes links, routes and rules of the pods' network: this program's, kubelet's, kube-proxy's and the CNI plugins'.
 network_down() {
   local table chain family command rules
   awk '/^ip route replace/ {print $4}' /usr/local/lib/spdk-k8s/routes 2>/dev/null | xargs -rn1 ip route del 2>/dev/null || true

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# A node that has joined becomes Ready, gets its labels, and its join token goes. Runs on the control plane's machine:
-# each kubectl would cost an emulated CPU seconds.
+# Labels a node that has joined, waits until it is Ready, and deletes its join token. Runs on the control plane's machine,
+# because each kubectl would cost an emulated CPU seconds.
 # in: NODE LABELS
 export KUBECONFIG=/etc/kubernetes/admin.conf
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# May this host serve? One table: what is needed, what was found, the remedy. It runs before every other step on a host,
-# as the plain user: nothing is changed, nothing is installed. What this stack has brought itself is no obstacle.
-# shellcheck disable=SC2153 # what comes in
+# Checks whether a server can be used, before any other step runs on it, as the plain user: nothing is changed or installed.
+# Prints one table: what is needed, what was found, and the remedy. What this stack made itself on the server is accepted.
+# shellcheck disable=SC2153 # the values
 # in: OWNER ADDRESS REGISTRY PORTS NETWORKS CPUS MEMORY_MIB DISK_MIB   on a storage host: HUGEPAGES ACCEL VMS NIC MEDIA_DIR PLAYLISTS
 #     NOW (at the first run: seconds since 1970 on the machine that runs pulumi)
 rows=() wrong=0 ours=
@@ -104,7 +104,7 @@ meminfo() { awk -v key="$1:" '$1 == key {print int($2 / 1024)}' /proc/meminfo; }
 memory() {
   local have pair idle
   have=$(meminfo "$([ -n "$ours" ] && echo MemTotal || echo MemAvailable)")
-  for pair in ${HUGEPAGES:-}; do # idle ones are taken first
+  for pair in ${HUGEPAGES:-}; do # idle pages are used before free memory is
     [ -z "$ours" ] || break
     idle=$(idle_hugepages "${pair%=*}")
     have=$((have + (idle < ${pair#*=} ? idle : ${pair#*=}) * $(hugepage_mib "${pair%=*}")))
@@ -166,7 +166,7 @@ ports() {
   fi
 }
 
-address() { # kubelet and the registry serve at it
+address() { # kubelet and the registry listen there
   if awk -v at="$ADDRESS" '$1 == "|--" {is = $2 == at} is && /host LOCAL/ {found = 1} END {exit !found}' /proc/net/fib_trie; then
     pass address "$ADDRESS"
   else
@@ -174,8 +174,8 @@ address() { # kubelet and the registry serve at it
   fi
 }
 
-# The cluster's own networks, KEY=NETWORK: where a route of the host's leads into one, its pods hide who is there, or are
-# not reached. Compared as /proc/net/route writes them, the first byte last.
+# The cluster's own networks, KEY=NETWORK: no route of the host may lead into one, or pods and what is there hide each
+# other. Networks are compared as /proc/net/route writes them, the first byte last.
 networks() {
   local pair a b c d bits at size card to mask found
   for pair in ${NETWORKS:-}; do
@@ -202,7 +202,7 @@ card() {
   fi
 }
 
-# answers ADDRESS PORT   true also when it refuses: then somebody is there
+# answers ADDRESS PORT   true also when the port is closed, because then a machine is there
 answers() {
   local said
   said=$(timeout 4 bash -c "exec 3<>/dev/tcp/$1/$2" 2>&1) || [[ "$said" == *refused* ]]
@@ -219,7 +219,7 @@ vacant() {
   done
 }
 
-media() { # of the user's own
+media() { # the user's own folder
   [ -n "${MEDIA_DIR:-}" ] || return 0
   local i lacking=()
   for ((i = 1; i <= PLAYLISTS; i++)); do
@@ -269,7 +269,7 @@ mirror() {
 
 registry() {
   local at=${REGISTRY%:*} port=${REGISTRY#*:}
-  if [ "$at" = "$ADDRESS" ]; then # it will be here
+  if [ "$at" = "$ADDRESS" ]; then # it will run here
     own_registry
     return
   fi
@@ -280,7 +280,7 @@ registry() {
   fi
 }
 
-# One of the owner's would get another config, and lose its images with the undo.
+# A registry of the owner's would get another config, and the undo would delete its images.
 own_registry() {
   local path found=()
   for path in /etc/docker/registry /var/lib/docker-registry; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# May the dev machines be made here? Every obstacle at once, each with its remedy; nothing is changed.
+# Checks whether the dev machines can be made here; reports every obstacle at once, each with its remedy; changes nothing.
 # usage: preflight_local.sh SUBNET NETWORK MEMORY_MIB [kvm]
 set -euo pipefail
 subnet=$1 network=$2 memory=$3
@@ -30,7 +30,7 @@ number() {
 }
 own=$(docker network inspect -f '{{.Id}}' "$network" 2>/dev/null | cut -c1-12) || own=
 routes=$(ip -4 route show | awk '{for (i = 1; i < NF; i++) if ($i == "dev") print $(i + 1), $1}' | grep -v "^br-$own ") || routes=
-# in_the_way SUBNET   what overlaps it, one a line
+# in_the_way SUBNET   prints what overlaps it, one a line
 in_the_way() {
   local name taken
   while read -r name taken; do

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Is it the right machine? Before anybody logs in there: it answers, and shows the host key that the config says.
-# in: AT (where the config speaks of it, such as machines.worker1) ADDRESS PORT HOST_KEY
+# Checks, before anyone logs in, that a machine answers and shows the host key that is in the config.
+# in: AT (the machine's config key, such as machines.worker1) ADDRESS PORT HOST_KEY
 
 step() {
   local said kind shown
@@ -8,10 +8,10 @@ step() {
     said=${said##*: }
     fail "spdk-k8s:$AT.address = $ADDRESS: nobody answers at port $PORT (${said:-no word in 10 s}); mend: start the machine and its sshd, or: pulumi config set --path $AT.address ADDRESS"
   fi
-  # a jump host may have no client: then the login tells
+  # a jump host may have no SSH client; then the login checks the key
   command -v ssh-keyscan >/dev/null || return 0
   kind=${HOST_KEY%% *} kind=${kind#ssh-} kind=${kind%%-*}
-  shown=$(timeout 20 ssh-keyscan -T 10 -p "$PORT" -t "$kind" "$ADDRESS" 2>/dev/null | grep -v '^#' | cut -d' ' -f2-3 | head -n 1) || true # some versions say more
+  shown=$(timeout 20 ssh-keyscan -T 10 -p "$PORT" -t "$kind" "$ADDRESS" 2>/dev/null | grep -v '^#' | cut -d' ' -f2-3 | head -n 1) || true # some versions print more lines
   if [ "$shown" != "$(cut -d' ' -f1-2 <<<"$HOST_KEY")" ]; then
     fail "spdk-k8s:$AT.hostKey = ${HOST_KEY:0:40}…: the machine at $ADDRESS:$PORT shows another key (${shown:-none of that kind}): it is another machine, or somebody is between; if it really is this one: pulumi config set --path $AT.hostKey '${shown:-ssh-ed25519 AAAA…}'"
   fi

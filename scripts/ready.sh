@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# The gate before every other step on a machine: it has booted, we are root on it, and it is this stack's from now on.
-# Its undo is the last one there: steps that failed are undone, packages that the steps installed go, and what they kept.
-# in: OWNER (project/stack). Result: "container" or "machine", as it shows itself.
+# The first step on each machine: waits until it has booted, checks for root, and records whose machine it is from now on.
+# Its undo is the last one: it undoes the steps that failed, removes the packages that the steps installed, and STATE.
+# in: OWNER (project/stack)   prints "container" or "machine"
 step() {
   if [ "$1" = down ]; then
     left
@@ -19,7 +19,7 @@ booted() {
   case "$(systemctl is-system-running 2>/dev/null)" in running | degraded) ;; *) return 1 ;; esac
 }
 
-# Steps that Pulumi does not know of, because they failed or its state is lost; newest first.
+# Undoes the steps that Pulumi has no undo of, because they failed or its state is lost; the newest first.
 left() {
   local name
   # shellcheck disable=SC2045 # names of steps
@@ -30,9 +30,10 @@ left() {
   done
 }
 
-# Exactly what was installed: dpkg leaves what something else needs by now.
+# Removes exactly the packages that were installed; dpkg leaves those that something else needs by now.
 purge() {
   local names code=0
+  [ ! -e "$STATE/packages.before" ] || record_packages
   [ -s "$STATE/packages" ] || return 0
   mapfile -t names < <(sort -u "$STATE/packages")
   say "removing ${#names[@]} packages"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An image in the engine with SPDK's source from a local folder in /spdk; prints its name.
+# Makes an image in the Docker engine with SPDK's source, from a local folder, in /spdk; prints the image's name.
 # in: FOLDER IMAGE
 set -euo pipefail
 [ -x "$FOLDER/configure" ] || {

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Waits on the VM's host until the guest's SSH answers: a near look, more often than a dialling client's.
+# Waits, on the VM's host, until the guest's SSH server answers; it asks more often than an SSH client that dials again.
 # in: ADDRESS VM (its name on this host)
 step() {
   [ "$1" = up ] || return 0

@@ -1,12 +1,11 @@
 # shellcheck shell=bash
-# The worker VM on its host: bridge, media share, disks of the guest, QEMU as a systemd unit.
+# Makes a worker VM on its host: bridge, media share, the guest's disks, and QEMU as a systemd unit.
 # in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
-#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB
+#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP MAC NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB
 #     TARGET (Deployment that serves its disks) SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
 vm=$STATE/$VM
 unit=spdk-k8s-$VM
 lib=/usr/local/lib/spdk-k8s
-certs=/etc/containerd/certs.d
 
 step() {
   if [ "$1" = down ]; then
@@ -17,7 +16,7 @@ step() {
   install -d -m 0700 "$vm" "$vm/seed"
   exec 8>>"$STATE/worker_vm.lock" # the VMs of one host share its container images and media
   flock -w 300 8 || fail "another VM's set-up on $(hostname) takes over 300 s"
-  trap wait EXIT # a step that fails ends when all that it began has ended
+  trap wait EXIT # a step that fails waits for its background jobs
   bridge
   write 0600 "$vm/seed/user-data" <<<"$USER_DATA" || true
   write 0600 "$vm/seed/meta-data" <<<"$META_DATA" || true
@@ -40,12 +39,12 @@ bridge() {
   nic=$(card)
   [ -n "$nic" ] || fail "no card of $(hostname) carries $HOST_ADDRESS; mend: pulumi config set --path machines.worker1.nic with the card's name"
   # the undo of one card's bridge would give its addresses to the other
-  now=$(sed -n 's/^ExecStart=.* up [^ ]* \([^ ]*\) [^ ]*$/\1/p' "$file" 2>/dev/null) || now=
+  now=$(sed -n 's/^ExecStart=.* up [^ ]* \([^ ]*\) .*/\1/p' "$file" 2>/dev/null) || now=
   [ "${now:-$nic}" = "$nic" ] || fail "the VM is connected to $now of $(hostname), which cannot change while it is there; mend: pulumi config set --path machines.worker1.nic $now, or make down first"
   # a bridge of the host's own is used as it is
   if [ -d "/sys/class/net/$nic/bridge" ]; then BRIDGE=$nic; fi
   write 0755 "$lib/bridge" <<<"$BRIDGE_SCRIPT" || true
-  write 0644 "$file" <<EOF && systemctl daemon-reload
+  write 0644 "$file" <<EOF || true
 [Unit]
 Description=Bridge and tap of the worker VM
 # the card must have its address before the bridge can take it over
@@ -55,36 +54,27 @@ Before=kubelet.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=$lib/bridge up $BRIDGE $nic $TAP
-ExecStop=$lib/bridge down $BRIDGE $nic $TAP
+ExecStart=$lib/bridge up $BRIDGE $nic $TAP $MAC
+ExecStop=$lib/bridge down $BRIDGE $nic $TAP $MAC
 [Install]
 WantedBy=multi-user.target
 EOF
+  units_changed "$unit-bridge"
   enable "$unit-bridge"
   systemctl start "$unit-bridge"
+  "$lib/bridge" up "$BRIDGE" "$nic" "$TAP" "$MAC" # a unit that is active does not run a script that changed
 }
 
-card() { # noted, because the bridge takes its address over
+card() { # recorded, because the bridge takes its address over
   if [ -n "$NIC" ]; then
     echo "$NIC"
-  elif [ -f "$STATE/card" ]; then
-    cat "$STATE/card"
-  else
-    ip -4 -o addr show to "$HOST_ADDRESS" | awk '{print $2; exit}' | tee "$STATE/card"
+    return
   fi
+  [ -s "$STATE/card" ] || ip -4 -o addr show to "$HOST_ADDRESS" | awk '{print $2; exit}' | write 0644 "$STATE/card" || true
+  cat "$STATE/card"
 }
 
-# unpack IMAGE DIR   an image's root filesystem, read-only
-unpack() {
-  ctr images pull --hosts-dir "$certs" "$1" >/dev/null
-  install -d "$2"
-  ctr images mount "$1" "$2" >/dev/null
-}
-forget() {
-  ctr images unmount --rm "$2" >/dev/null
-  ctr images rm "$1" >/dev/null
-}
-
+# MEDIA_DIR/.image names the image whose media are there; it is empty while they are copied.
 media() {
   [ -n "${MEDIA_IMAGE:-}" ] || return 0 # the user's own folder
   if [ "$(cat "$MEDIA_DIR/.image" 2>/dev/null)" = "$MEDIA_IMAGE" ]; then return; fi
@@ -94,15 +84,17 @@ media() {
   say "unpacking sample media to $MEDIA_DIR"
   unpack "$MEDIA_IMAGE" "$vm/media"
   install -d "$MEDIA_DIR"
+  : >"$MEDIA_DIR/.image"
   cp -a "$vm/media/media/." "$MEDIA_DIR/"
   forget "$MEDIA_IMAGE" "$vm/media"
-  printf '%s\n' "$MEDIA_IMAGE" >"$MEDIA_DIR/.image"
+  write 0644 "$MEDIA_DIR/.image" <<<"$MEDIA_IMAGE" || true
 }
 
-# The guest's root: the guest image with the node bundle over it, so that the emulated CPU has nothing to unpack.
+# The guest's root disk: the guest image with the node bundle over it, so that an emulated CPU has nothing to unpack.
 root_disk() {
   if [ -f "$vm/root.img" ]; then return; fi
   say "making the guest's root disk"
+  ! mountpoint -q "$vm/root" || umount "$vm/root" # of a step that was cut off
   unpack "$GUEST" "$vm/guest"
   unpack "$BUNDLE" "$vm/bundle"
   install -d "$vm/stamp/usr/local/lib/spdk-k8s" "$vm"/stamp/{var/lib/containerd,srv/media} "$vm/root"
@@ -120,7 +112,7 @@ root_disk() {
   mv "$vm/root.img.new" "$vm/root.img"
 }
 
-# The guest's /var/lib/containerd, filled here: pulling and unpacking under emulation costs minutes.
+# The guest's /var/lib/containerd, filled here: to pull and unpack images costs an emulated CPU minutes.
 images_disk() {
   if [ -f "$vm/containers.img" ]; then return; fi
   local run=/run/$unit-preload root=$vm/containers image pid
@@ -134,9 +126,9 @@ images_disk() {
     pid=$!
     # shellcheck disable=SC2064 # this one
     trap "kill $pid" EXIT # of the shell in the background that this runs in
-    wait_for 30 "the preloading containerd" ctr --address "$run/sock" version
+    wait_for 60 "the preloading containerd to answer (its log: $run/log)" ctr --address "$run/sock" version
     for image in $PRELOAD; do
-      ctr --address "$run/sock" -n k8s.io images pull --hosts-dir "$certs" "$image" >/dev/null
+      ctr --address "$run/sock" -n k8s.io images pull --hosts-dir /etc/containerd/certs.d "$image" >/dev/null
     done
     kill "$pid"
     wait "$pid" || true
@@ -148,7 +140,7 @@ images_disk() {
   mv "$vm/containers.img.new" "$vm/containers.img"
 }
 
-# KVM counts only when the guest's kernel really runs on it: some machines have the device and hang.
+# KVM is taken only if the guest's kernel boots on it: some machines have /dev/kvm, and a kernel on it hangs.
 accelerator() {
   # shellcheck disable=SC2153 # ACCEL is the setting, accel what comes of it
   if [ -f "$vm/accel" ] && [ "$(cat "$vm/accel.wanted" 2>/dev/null)" = "$ACCEL" ]; then return; fi
@@ -162,11 +154,28 @@ accelerator() {
   printf '%s\n' "$ACCEL" >"$vm/accel.wanted"
 }
 
-kvm_boots() { # no root to mount: the kernel panics, reboots, and QEMU ends
+# Boots the kernel without a root filesystem: it panics, reboots, and QEMU ends. A slow machine has as long as the kernel
+# goes on writing to its console; a kernel that writes nothing for PROBE_SILENCE seconds hangs.
+kvm_boots() {
   [ -c /dev/kvm ] || return 1
-  timeout -k 1 8 qemu-system-x86_64 -accel kvm -cpu host -m 256 -nodefaults -display none -no-reboot \
-    -kernel "$vm/vmlinuz" -append 'console=ttyS0 panic=-1 root=/dev/none' -serial "file:$vm/probe.log" >/dev/null 2>&1 || true
-  grep -q 'Kernel panic' "$vm/probe.log" 2>/dev/null
+  local log=$vm/probe.log pid size=0 now silent=$SECONDS limit=${PROBE_LIMIT:-60}
+  rm -f "$log"
+  timeout -k 1 "$limit" qemu-system-x86_64 -accel kvm -cpu host -m 256 -nodefaults -display none -no-reboot -kernel "$vm/vmlinuz" \
+    -append 'console=ttyS0 earlyprintk=ttyS0 panic=-1 root=/dev/none' -serial "file:$log" >/dev/null 2>&1 8>&- &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    if grep -qs 'Kernel panic' "$log"; then break; fi
+    now=$(stat -c %s "$log" 2>/dev/null) || now=0
+    if ((now > size)); then size=$now silent=$SECONDS; fi
+    if ((SECONDS - silent >= ${PROBE_SILENCE:-10})); then
+      say "a kernel on /dev/kvm hangs: $size bytes on its console, the last of them $((SECONDS - silent)) s ago"
+      break
+    fi
+    sleep 0.2
+  done
+  kill "$pid" 2>/dev/null || true
+  wait "$pid" || true
+  grep -qs 'Kernel panic' "$log"
 }
 
 units() {
@@ -186,7 +195,7 @@ Description=Media share of the worker VM (virtiofs, read-only)
 [Service]
 ExecStartPre=/bin/mkdir -p /run/spdk-k8s
 ExecStart=/usr/libexec/virtiofsd --socket-path=/run/spdk-k8s/$VM-media.sock --shared-dir=$MEDIA_DIR --readonly --sandbox=none --cache=auto
-# it ends whenever QEMU lets go of it
+# it ends whenever QEMU closes the connection
 Restart=always
 RestartSec=200ms
 [Install]
@@ -200,7 +209,7 @@ Wants=$unit-media.service
 After=$unit-bridge.service $unit-media.service
 StartLimitIntervalSec=0
 [Service]
-ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; exit 1'
+ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; echo "waited 10 s for the socket of $unit-media" >&2; exit 1'
 ExecStartPre=/bin/rm -f $SOCKETS/vhost.$VM.outdated
 ExecStart=$lib/$VM
 # the disks are plugged in as soon as their sockets are there; the guest boots meanwhile

@@ -141,7 +141,7 @@ import_binaries() {
 import_tree() {
   local tree=$1 image=$2 source=$3
   shift 3
-  chmod 0755 "$tree"
+  chmod -R u=rwX,go+rX "$tree" # whatever the umask is here
   tar -C "$tree" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -c . |
     docker import --change 'ENV PATH=/usr/local/bin:/usr/bin:/bin' \
       --change "LABEL io.spdk-k8s.key=$KEY io.spdk-k8s.source=$source" "$@" - "$image"

@@ -112,7 +112,7 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def certificate(machine: Machine) -> dict[str, str]:
-    return json.loads(machine.run("/scripts/certificate.sh", "127.0.0.1"))
+    return json.loads(machine.run("bash", "/scripts/certificate.sh", "127.0.0.1"))
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,21 @@ REGISTRY = "127.0.0.1:5000"
 
 def test_registry(machine: Machine, registry: dict[str, str]) -> None:
     machine.twice("registry", **registry)
+
+
+def test_a_service_whose_restart_was_cut_off_is_restarted_by_the_next_run(
+    machine: Machine, registry: dict[str, str]
+) -> None:
+    pid = ("systemctl", "show", "-P", "MainPID", "docker-registry")
+    machine.step("registry", "up", **registry)
+    first = machine.run(*pid)
+    changed = {**registry, "CONFIG": registry["CONFIG"] + "# changed\n"}
+    machine.run("tee", "/etc/docker/registry/config.yml", text=changed["CONFIG"] + "\n")
+    machine.step("registry", "up", **changed)
+    second = machine.run(*pid)
+    machine.step("registry", "up", **changed)
+    assert first != second == machine.run(*pid)
+    machine.step("registry", "down", **changed)
 
 
 def bundle(folder: Path) -> str:
@@ -392,16 +407,16 @@ MAP_HUGETLB = 0x40000
 def test_engine_trust(machine: Machine) -> None:
     before = machine.state()
     for _ in range(2):
-        machine.run("/scripts/engine_trust.sh", "up", REGISTRY, text="CA")
+        machine.run("bash", "/scripts/engine_trust.sh", "up", REGISTRY, text="CA")
     assert machine.run("cat", f"/etc/docker/certs.d/{REGISTRY}/ca.crt") == "CA\n"
     for _ in range(2):
-        machine.run("/scripts/engine_trust.sh", "down", REGISTRY)
+        machine.run("bash", "/scripts/engine_trust.sh", "down", REGISTRY)
     assert changes(before, machine.state()) == []
 
 
 def test_a_certificate_is_made_without_a_trace_and_its_cas_key_is_thrown_away(machine: Machine) -> None:
     before = machine.state()
-    made = json.loads(machine.run("/scripts/certificate.sh", "192.0.2.11"))
+    made = json.loads(machine.run("bash", "/scripts/certificate.sh", "192.0.2.11"))
     assert set(made) == {"ca", "certificate", "key", "password"}
     for part in ("ca", "certificate"):
         machine.run("tee", f"/tmp/{part}", text=made[part])
@@ -415,7 +430,7 @@ def test_a_certificate_is_made_without_a_trace_and_its_cas_key_is_thrown_away(ma
 
 def test_keys_are_made_without_a_trace(machine: Machine) -> None:
     before = machine.state()
-    made = json.loads(machine.run("/scripts/keys.sh", "client", "master"))
+    made = json.loads(machine.run("bash", "/scripts/keys.sh", "client", "master"))
     for pair in made.values():
         public = machine.run("bash", "-c", "umask 077; cat >/tmp/key; ssh-keygen -yf /tmp/key; rm /tmp/key",
                              text=pair["private"])  # fmt: skip
@@ -505,12 +520,12 @@ def test_bridge(machine: Machine) -> None:
     """The host's address and routes move to the bridge and back, for one VM and for two."""
     before = machine.state()
     up, down = (("bash", "/scripts/host/bridge", action, "br0", "nic0") for action in ("up", "down"))
-    machine.run(*up, "tap0")
+    machine.run(*up, "tap0", "DE:AD:BE:EF:01:41")
     first = machine.state()
     assert any("br0" in line and "192.0.2.12/24" in line for line in first)
-    machine.run(*up, "tap0")
+    machine.run(*up, "tap0", "DE:AD:BE:EF:01:41")
     assert changes(first, machine.state()) == []
-    machine.run(*up, "tap1")
+    machine.run(*up, "tap1", "DE:AD:BE:EF:01:42")
     machine.run(*down, "tap1")
     assert changes(first, machine.state()) == [], "the first VM lost something"
     for _ in range(2):
@@ -518,12 +533,56 @@ def test_bridge(machine: Machine) -> None:
     assert changes(before, machine.state()) == []
 
 
+# A network that sends each port its own frames back, as Docker's does where userland-proxy is off. On it: the machine,
+# whose card is nic0, with the VM on tap0, and another machine. Nobody listens at port 9: whoever is reached refuses.
+LOOPED = r"""
+for name in net vm other; do ip netns add $name; done
+ip -n net link add name sw type bridge
+ip -n net link set sw up
+ip link set nic1 netns net
+ip -n net link add name port type veth peer name card netns other
+for port in nic1 port; do
+  ip -n net link set $port master sw up
+  bridge -n net link set dev $port hairpin on
+done
+ip -n other link set card up
+ip -n other addr add 192.0.2.13/24 dev card
+ip link add name tap0 type veth peer name card netns vm
+ip -n vm link set card address de:ad:be:ef:01:41 up
+ip -n vm addr add 192.0.2.14/24 dev card
+bash /scripts/host/bridge up br0 nic0 tap0 DE:AD:BE:EF:01:41
+reaches() {
+  said=$(timeout 5 ip netns exec "$1" bash -c "exec 3<>/dev/tcp/$2/9" 2>&1) || true
+  [[ "$said" != *refused* ]] || echo "$1 reaches $2"
+}
+reaches vm 192.0.2.13
+reaches vm 192.0.2.12
+reaches other 192.0.2.14
+bash /scripts/host/bridge down br0 nic0 tap0 DE:AD:BE:EF:01:41
+for name in net vm other; do ip netns del $name; done
+"""
+
+
+@pytest.fixture
+def looped(machine: Machine) -> Iterator[Machine]:
+    machine.run("bash", "-euc", NETWORK)
+    yield machine
+    machine.run(
+        "bash", "-c", "for name in net vm other; do ip netns del $name; done; ip link del nic0; ip link del br0; true"
+    )
+
+
+def test_the_vm_is_reached_on_a_network_that_sends_its_frames_back(looped: Machine) -> None:
+    reached = looped.run("bash", "-euc", LOOPED).splitlines()
+    assert reached == ["vm reaches 192.0.2.13", "vm reaches 192.0.2.12", "other reaches 192.0.2.14"]
+
+
 NOWHERE = f"127.0.0.1:1/image@sha256:{'0' * 64}"
 VM = {
     "REGISTRY": "127.0.0.1:1", "GUEST": NOWHERE, "BUNDLE": NOWHERE, "PRELOAD": NOWHERE, "DISK_GIB": "1",
     "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media", "ACCEL": "tcg", "VM": "vm", "QEMU_ARGS": "", "QUEUES": "1",
     "USER_DATA": "", "META_DATA": "", "NETWORK_CONFIG": "", "SOCKETS": "/var/tmp", "VM_DISKS": VM_DISKS,
-    "BRIDGE": "br0", "TAP": "tap0", "NIC": "", "HOST_ADDRESS": "192.0.2.12",
+    "BRIDGE": "br0", "TAP": "tap0", "MAC": "DE:AD:BE:EF:01:41", "NIC": "", "HOST_ADDRESS": "192.0.2.12",
     "BRIDGE_SCRIPT": (ROOT / "scripts" / "host" / "bridge").read_text(),
 }  # fmt: skip
 

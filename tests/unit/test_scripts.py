@@ -64,7 +64,7 @@ def test_kernel_settings_are_put_back_as_they_were_found(tmp_path: Path) -> None
 
     def run(command: str, before: str = "") -> str:
         environment = {**os.environ, "PROC": str(tmp_path), "IMAGE": "none", "PULUMI_COMMAND_STDOUT": before}
-        script = [ROOT / "scripts/kernel_local.sh", command]
+        script = ["bash", ROOT / "scripts/kernel_local.sh", command]
         return subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
     settings(found)
