@@ -34,6 +34,36 @@ base_offline() {
   rm -r "$tree"
 }
 
+# What `pulumi up` builds of images/ in most stacks, built ahead while compilers run: it finds the layers in the engine.
+# By BuildKit's own interface, as the provider does, because Docker's client speaks it only with its plugin buildx.
+# A failure is left to `pulumi up`: it says more.
+images_ahead() {
+  local socket count image pid failed=()
+  local -A made=()
+  socket=$(docker context inspect -f '{{.Endpoints.docker.Host}}')
+  if [[ "$socket" != unix://* ]]; then
+    did "left to pulumi up: the engine is on another machine"
+    return
+  fi
+  count=$(.venv/bin/python -c 'from settings.models import Vm; print(Vm().disk_slots)')
+  for image in node/machine node/guest vhost/qemu-storage-daemon video/ media/; do
+    build_ahead "${socket#unix://}" "${image%/*}" "${image#*/}" "$count" >"$CACHE/logs/image-${image/\//-}.log" 2>&1 &
+    made[$!]=$image
+  done
+  for pid in "${!made[@]}"; do
+    wait "$pid" || failed+=("${made[pid]}")
+  done
+  did "built ahead${failed[*]:+, but for ${failed[*]}: left to pulumi up}"
+}
+
+# build_ahead SOCKET FOLDER TARGET COUNT      COUNT: of the sample videos
+build_ahead() {
+  tar -C "${ROOT:?}/images/$2" --owner=0 --group=0 --numeric-owner -c . |
+    timeout 900 curl -fsS --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
+      "http://docker/build?version=2&platform=linux/amd64&target=$3&buildargs=$(jq -nr --arg BASE "$BASE" --arg COUNT "$4" '$ARGS.named | @json | @uri')" |
+    jq -e -n 'reduce (inputs | .error // empty) as $error (true; $error | stderr | false)' >/dev/null
+}
+
 # SPDK is built inside its image; here it only matters whether its release will be there.
 spdk_release() {
   if [ -e "$CACHE/spdk-$SPDK" ] || reachable "${SPDK_K8S_SPDK_URL:-https://github.com/spdk/spdk/releases/tag}/v$SPDK"; then
