@@ -3,7 +3,7 @@ STACK ?= dev
 NUMINST ?=
 export VHOST_BACKEND SPDK_SOURCE
 ARGS ?=
-ENV = eval "$$(setup/env)"
+ENV = environment=$$(bash setup/env) && eval "$$environment"
 
 .PHONY: help setup up preview status check down test bench env
 help:
@@ -14,14 +14,14 @@ help:
 	@echo 'make check                        is what runs what the program says? make up mends what is not'
 	@echo 'make test [ARGS="-m unit"]        all checks and tests'
 	@echo 'make bench [ARGS="bringup grow"]   figures beside their goals, and the timeline of a bring-up'
-	@echo 'eval "$$(make env)"                the environment for pulumi, kubectl and pytest'
+	@echo 'eval "$$(make env [STACK=dev])"    the environment for pulumi, kubectl and pytest'
 setup:
-	@setup/setup
+	@bash setup/setup
 up: setup
 	@setup/stack up '$(STACK)' '$(NUMINST)'
 	@$(MAKE) --no-print-directory status
 preview:
-	@setup/setup --tools >&2
+	@bash setup/setup --tools >&2
 	@setup/stack preview '$(STACK)' $(ARGS)
 status:
 	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.status
@@ -30,9 +30,9 @@ check:
 down:
 	@setup/stack down '$(STACK)'
 test:
-	@setup/setup --tests
-	@$(ENV) && setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")
+	@bash setup/setup --tests
+	@$(ENV) && bash setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")
 bench: setup
 	@$(ENV) && python -m bench $(ARGS)
 env:
-	@setup/env
+	@bash setup/env '$(STACK)'

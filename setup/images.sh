@@ -34,6 +34,36 @@ base_offline() {
   rm -r "$tree"
 }
 
+# What `pulumi up` builds of images/ in most stacks, built ahead while compilers run: it finds the layers in the engine.
+# By BuildKit's own interface, as the provider does, because Docker's client speaks it only with its plugin buildx.
+# A failure is left to `pulumi up`: it says more.
+images_ahead() {
+  local socket count image pid failed=()
+  local -A made=()
+  socket=$(docker context inspect -f '{{.Endpoints.docker.Host}}')
+  if [[ "$socket" != unix://* ]]; then
+    did "left to pulumi up: the engine is on another machine"
+    return
+  fi
+  count=$(.venv/bin/python -c 'from settings.models import Vm; print(Vm().disk_slots)')
+  for image in node/machine node/guest vhost/qemu-storage-daemon video/ media/; do
+    build_ahead "${socket#unix://}" "${image%/*}" "${image#*/}" "$count" >"$CACHE/logs/image-${image/\//-}.log" 2>&1 &
+    made[$!]=$image
+  done
+  for pid in "${!made[@]}"; do
+    wait "$pid" || failed+=("${made[pid]}")
+  done
+  did "built ahead${failed[*]:+, but for ${failed[*]}: left to pulumi up}"
+}
+
+# build_ahead SOCKET FOLDER TARGET COUNT      COUNT: of the sample videos
+build_ahead() {
+  tar -C "${ROOT:?}/images/$2" --owner=0 --group=0 --numeric-owner -c . |
+    timeout 900 curl -fsS --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
+      "http://docker/build?version=2&platform=linux/amd64&target=$3&buildargs=$(jq -nr --arg BASE "$BASE" --arg COUNT "$4" '$ARGS.named | @json | @uri')" |
+    jq -e -n 'reduce (inputs | .error // empty) as $error (true; $error | stderr | false)' >/dev/null
+}
+
 # SPDK is built inside its image; here it only matters whether its release will be there.
 spdk_release() {
   if [ -e "$CACHE/spdk-$SPDK" ] || reachable "${SPDK_K8S_SPDK_URL:-https://github.com/spdk/spdk/releases/tag}/v$SPDK"; then
@@ -44,18 +74,27 @@ spdk_release() {
   fi
 }
 
-# Does the engine grant --privileged, as the dev machines need it?
+# Does the engine grant --privileged, as the dev machines need it? Asked once for each engine.
 privileged() {
-  if ! timeout 60 docker run --rm --privileged --network none "$BASE" true; then
-    die "the running Docker engine refuses --privileged containers: probably this machine withholds capabilities from it." \
-      "Remedy: stop that engine and run this again, then one is started with a runtime that fits; or make" \
-      "${ROOT:?}/setup/runc-bounded its default-runtime in /etc/docker/daemon.json and restart it."
+  local engine mark=$CACHE/privileged
+  engine=$(docker info -f '{{.ID}} {{.ServerVersion}} {{.DefaultRuntime}} {{json .SecurityOptions}}')
+  case $engine in
+    *'"name=rootless'*) die "the Docker engine runs without root: a dev machine's systemd and kubelet need a real root. Remedy: use the system's engine (docker context use default)" ;;
+    *'"name=userns'*) die "the Docker engine maps root to another user (userns-remap): a dev machine's systemd and kubelet need a real root. Remedy: take userns-remap out of /etc/docker/daemon.json and restart the engine" ;;
+  esac
+  if [ "$(cat "$mark" 2>/dev/null)" != "$engine" ]; then
+    if ! timeout 60 docker run --rm --privileged --network none "$BASE" true; then
+      die "the running Docker engine refuses --privileged containers: probably this machine withholds capabilities from it." \
+        "Remedy: stop that engine and run this again, then one is started with a runtime that fits; or make" \
+        "${ROOT:?}/setup/runc-bounded its default-runtime in /etc/docker/daemon.json and restart it."
+    fi
+    echo "$engine" >"$mark"
   fi
   did "the engine grants it"
 }
 
 kubernetes() {
-  KEY=$(hash "$ROOT"/offline/{build,cni,coredns,etcd,kube-proxy,kubernetes,pause})
+  KEY=$(hash offline/{build,go.mod,go.sum,coredns,kube-proxy,pause})
   if kubernetes_present; then
     did "v$KUBERNETES, images there already"
   elif kubernetes_released; then
@@ -94,28 +133,28 @@ binaries_released() {
     (cd "$1" && sha256sum --check --strict sum && tar -xzf "$name" -C cni) && rm "$1/$name" "$1/sum"
 }
 
-binaries_offline() {
-  "$ROOT/offline/build" kubernetes "$1/bin" && "$ROOT/offline/build" cni "$1/cni"
+# Of all that its images are made of, by one build after another: each compiles on all cores.
+kubernetes_built() {
+  local name
+  for name in kubernetes etcd coredns pause; do
+    bash "$ROOT/offline/build" "$name" "$1/bin" || return 1
+  done
+  bash "$ROOT/offline/build" cni "$1/cni" && echo "$KEY" >"$1/key"
 }
 
 kubernetes_offline() {
-  local root=$CACHE/kubernetes-$KUBERNETES etcd_bin=etcd-${ETCD%-*}/bin coredns_bin pause_bin name
-  coredns_bin=coredns-$COREDNS-$(hash "$ROOT/offline/coredns")/bin
-  pause_bin=pause-$PAUSE-$(hash "$ROOT/offline/pause")/bin
+  local root=$CACHE/kubernetes-$KUBERNETES name
   go_ready
-  [ -x "$root/bin/kube-apiserver" ] || rm -rf "$root" # a released one has only what nodes need
-  cached "$etcd_bin" "$ROOT/offline/build" etcd
-  cached "kubernetes-$KUBERNETES" binaries_offline
-  cached "$coredns_bin" "$ROOT/offline/build" coredns
-  cached "$pause_bin" "$ROOT/offline/build" pause
+  [ "$(cat "$root/key" 2>/dev/null)" = "$KEY" ] || rm -rf "$root" # released, or of another checkout
+  cached "kubernetes-$KUBERNETES" kubernetes_built
 
   import_binaries offline
   for name in kube-apiserver kube-controller-manager kube-scheduler; do
     import "registry.k8s.io/$name:v$KUBERNETES" offline "/usr/local/bin/$name" "$root/bin/$name"
   done
-  import "registry.k8s.io/etcd:$ETCD" offline /usr/local/bin/etcd "$CACHE/$etcd_bin/etcd"
-  import "registry.k8s.io/coredns/coredns:v$COREDNS" offline /coredns "$CACHE/$coredns_bin/coredns"
-  import "registry.k8s.io/pause:$PAUSE" offline /pause "$CACHE/$pause_bin/pause"
+  import "registry.k8s.io/etcd:$ETCD" offline /usr/local/bin/etcd "$root/bin/etcd"
+  import "registry.k8s.io/coredns/coredns:v$COREDNS" offline /coredns "$root/bin/coredns"
+  import "registry.k8s.io/pause:$PAUSE" offline /pause "$root/bin/pause"
   kube_proxy_offline "$root/bin/kube-proxy"
 }
 

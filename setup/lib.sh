@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 # What every part of the set-up shares. Sourced.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-CACHE=${SPDK_K8S_CACHE:-${HOME:?}/.cache/spdk-k8s}
 # shellcheck source=../versions.env
 . "$ROOT/versions.env"
 
@@ -10,10 +9,16 @@ die() {
   exit 1
 }
 
+if [ ! -d "${HOME:-}" ]; then
+  die "HOME is '${HOME:-}', but must name a folder that exists: the cache and the tools' settings are in it;" \
+    "remedy: export HOME=$(getent passwd "$(id -u)" | cut -d: -f6), or create that folder"
+fi
+CACHE=${SPDK_K8S_CACHE:-$HOME/.cache/spdk-k8s}
+
 has() { command -v "$1" >/dev/null; }
 
 # step NAME COMMAND…   runs it with its output in a log and prints one line: what it did (see `did`) and for how long.
-# A step that takes long shows that it lives; one that fails shows the end of its log.
+# A step that takes long prints a line each 20 s; one that fails shows the end of its log.
 step() {
   local name=$1 log=$CACHE/logs/${1// /-}.log begun=$SECONDS
   shift
@@ -36,9 +41,36 @@ step() {
     die "step '$name' failed; its whole log: $log"
   fi
 }
-running=
-trap '[ -z "$running" ] || kill -- "-$running" 2>/dev/null || true' EXIT # `wait` lets signals through at once
-trap 'exit 130' INT TERM
+
+# beside FUNCTION…   runs these functions, each of them some steps, at the same time. Where one fails, the others end too.
+beside() {
+  local lane ended
+  for lane in "$@"; do
+    (set -euo pipefail && end_children && "$lane") &
+    lanes+=($!)
+  done
+  while ((${#lanes[@]})); do
+    wait -n -p ended "${lanes[@]}" || exit 1
+    for lane in "${!lanes[@]}"; do
+      [ "${lanes[lane]}" != "$ended" ] || unset "lanes[lane]"
+    done
+  done
+}
+
+# Whatever ends this shell ends the step that it runs, and its lanes with their steps.
+end_children() {
+  running='' lanes=()
+  trap 'stop_children' EXIT
+  trap 'exit 130' INT TERM # `wait` lets signals through at once
+}
+stop_children() {
+  if [ -n "$running" ]; then kill -- "-$running" 2>/dev/null || true; fi
+  if ((${#lanes[@]})); then
+    kill "${lanes[@]}" 2>/dev/null || true
+    wait "${lanes[@]}" 2>/dev/null || true
+  fi
+}
+end_children
 
 # did TEXT   what a step has to say about itself (also in its log)
 did() {
@@ -71,9 +103,10 @@ cached() {
   fi
 }
 
-# hash PATH…   twelve digits that change with any byte of these files and folders
+# hash PATH…   twelve digits that change with any byte of these files and folders of the checkout, wherever that lies
 hash() {
-  find "$@" -type f ! -name '*_test.go' ! -name '*.md' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sed "s# $ROOT/# #" | sha256sum | cut -c1-12
+  (cd "$ROOT" && find "$@" -type f ! -name '*_test.go' ! -name '*.md' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) |
+    sha256sum | cut -c1-12
 }
 
 as_root() {

@@ -2,15 +2,20 @@
 # Is this a machine that can carry it? Everything that is wrong, at once.
 
 check_machine() {
-  local wrong=() available need=12 data folder free
+  local wrong=() available need=12 data=/var/lib/docker folder free why
   [ "$(uname -sm)" = "Linux x86_64" ] || wrong+=("system is $(uname -sm): Linux x86_64 is needed")
 
   available=$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)
   ((available >= 6)) || wrong+=("memory: $available GiB available, 6 GiB are needed; end other programs or use a larger machine")
 
+  ENGINE=$(docker info -f '{{.DockerRootDir}}' 2>/dev/null) || ENGINE='' # for later steps: empty where none answers
+  if [ -n "$ENGINE" ]; then
+    data=$ENGINE
+  elif has docker && ! why=$(bash "$ROOT/setup/engine" check); then
+    wrong+=("Docker: $why")
+  fi
+
   [ ! -e "$CACHE/complete" ] || need=4 # no toolchain left to build
-  data=$(docker info -f '{{.DockerRootDir}}' 2>/dev/null) || data=/var/lib/docker
-  [ -n "$data" ] || data=/var/lib/docker
   for folder in "$CACHE" "$data"; do
     while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
     free=$(df -Pk "$folder" | awk 'NR == 2 {print int($4 / 1048576)}')

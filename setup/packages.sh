@@ -10,7 +10,7 @@ needs() {
 
 packages() {
   local missing=()
-  docker version >/dev/null 2>&1 || needs dockerd docker.io
+  [ -n "${ENGINE:-}" ] || needs dockerd docker.io
   needs docker docker.io
   needs iptables iptables
   needs ip iproute2
@@ -20,7 +20,7 @@ packages() {
   needs openssl openssl
   needs ssh-keygen openssh-client
   [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-  has uv || has_venv || missing+=(python3-venv)
+  has uv || [ -d "$CACHE/uv-$UV" ] || has_venv || missing+=(python3-venv)
   if [ -n "$TESTS" ]; then
     needs ffmpeg ffmpeg
     if ! has chromedriver; then missing+=(chromium chromium-driver); fi

@@ -43,15 +43,14 @@ def offline_plugins() -> Path:
 
 
 def released_plugin(name: str) -> Path | None:
-    """The released plugin in the folder that SPDK_K8S_REAL_PLUGINS names, on PATH or in PULUMI_HOME."""
+    """The released plugin: in the folder that SPDK_K8S_REAL_PLUGINS names, on PATH or in PULUMI_HOME."""
     version = re.search(rf'"pulumi-{name}==([0-9.]+)"', (ROOT / "pyproject.toml").read_text())
     assert version
     home = os.environ.get("PULUMI_HOME", str(Path.home() / ".pulumi"))
-    folders = [
-        os.environ.get("SPDK_K8S_REAL_PLUGINS", ""),
-        *(folder for folder in os.environ["PATH"].split(":") if Path(folder) != offline_plugins()),
-        f"{home}/plugins/resource-{name}-v{version[1]}",
-    ]
+    installed = Path(home, f"plugins/resource-{name}-v{version[1]}")
+    folders = [os.environ.get("SPDK_K8S_REAL_PLUGINS", ""), *os.environ["PATH"].split(":")]
+    if not (installed / "offline").exists():  # else it is one of offline_plugins()
+        folders.append(str(installed))
     found = shutil.which(f"pulumi-resource-{name}", path=":".join(filter(None, folders)))
     return Path(found) if found else None
 

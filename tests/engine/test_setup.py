@@ -31,10 +31,12 @@ class Tree:
     def __init__(self, folder: Path) -> None:
         self.root, self.mirror, self.cache = folder / "tree", folder / "mirror", folder / "cache"
         shutil.copytree(ROOT / "setup", self.root / "setup")
-        for name in ("versions.env", "pyproject.toml"):
+        for name in ("versions.env", "pyproject.toml", "uv.lock", "Makefile"):
             shutil.copy(ROOT / name, self.root)
-        for name in ("cni", "coredns", "etcd", "kube-proxy", "kubernetes", "pause", "plugins"):
+        for name in ("coredns", "kube-proxy", "pause", "plugins"):
             (self.root / "offline" / name).mkdir(parents=True)
+        for name in ("go.mod", "go.sum"):
+            shutil.copy(ROOT / "offline" / name, self.root / "offline")
         self.program(self.root / "offline/build", 'mkdir -p "$2" && install -m 0755 "$0" "$2/$1" && echo "built $1"')
         self.mirror.mkdir()
         self.cache.mkdir()
@@ -57,7 +59,7 @@ class Tree:
 
     def bash(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         parts = "lib machine packages python pulumi images"
-        head = f"set -euo pipefail; for p in {parts}; do . {self.root}/setup/$p.sh; done; exec 3>&1\n"
+        head = f"set -euo pipefail; cd '{self.root}'; for p in {parts}; do . setup/$p.sh; done; exec 3>&1\n"
         return subprocess.run(
             ["bash", "-c", head + script],
             env=os.environ | {"SPDK_K8S_CACHE": str(self.cache), "SPDK_K8S_OFFLINE": ""} | environment,
@@ -151,13 +153,17 @@ def test_released_kubernetes(tree: Tree) -> None:
     assert not list(tree.cache.glob("kubernetes-*"))
 
 
-def test_released_provider(tree: Tree) -> None:
-    """With the real CLI: it fetches a provider from the mirror."""
+def real_cli(tree: Tree) -> None:
     cli = Path(shutil.which("pulumi") or pytest.fail("no pulumi on PATH; remedy: make test, or eval $(make env)"))
     kept = tree.cache / f"pulumi-{PINS['PULUMI']}"
-    kept.mkdir()
+    kept.mkdir(exist_ok=True)
     (kept / "bin").symlink_to(cli.parent)
     (kept / "source").write_text("released")
+
+
+def test_released_provider(tree: Tree) -> None:
+    """With the real CLI: it fetches a provider from the mirror."""
+    real_cli(tree)
     plugin = tree.program(tree.root.parent / "plugin", ":")
     tree.archive("pulumi-resource-command-v1.2.1-linux-amd64.tar.gz", {"pulumi-resource-command": plugin})
     environment = {"SPDK_K8S_PLUGINS_URL": tree.url, "HOME": str(tree.root)}
@@ -165,6 +171,129 @@ def test_released_provider(tree: Tree) -> None:
     assert done.returncode == 0, done.stderr
     assert (tree.cache / "pulumi-home/plugins/resource-command-v1.2.1/pulumi-resource-command").exists()
     assert not (tree.root / ".pulumi").exists(), "the user's own home of the CLI"
+
+
+def test_offline_providers_are_installed_where_the_cli_looks(tree: Tree) -> None:
+    """Once for each content of offline/plugins, though its version stays; never in place of a released one."""
+    real_cli(tree)
+    names = " ".join(f"pulumi-resource-{name}" for name in ("docker", "command", "kubernetes"))
+    build = f"""mkdir -p "$2"; echo "built $1"
+        for name in {names}; do printf '#!/bin/sh\n# %s\n' "$(cat plugins/*)" >"$2/$name"; done; chmod 0755 "$2"/*"""
+    tree.program(tree.root / "offline/build", f'cd "$(dirname "$0")"\n{build}')
+    source = tree.root / "offline/plugins/main.go"
+    source.write_text("first")
+    mine = tree.program(tree.root.parent / "bin/pulumi-resource-kubernetes", ":")
+    environment = {
+        "SPDK_K8S_OFFLINE": "1",
+        "HOME": str(tree.root),
+        "PATH": f"{mine.parent}:{os.environ['PATH']}",
+    }
+    providers = "go_ready() { :; }; pulumi_providers"
+    plugins = tree.cache / "pulumi-home/plugins"
+    installed = plugins / "resource-docker-v5.1.0/pulumi-resource-docker"
+
+    done = tree.bash(providers, **environment)
+    assert "built plugins\n" in done.stdout, done.stderr
+    assert "# first" in installed.read_text()
+    assert os.access(installed, os.X_OK)
+    assert f"kubernetes: {mine}" in done.stdout
+    assert not list(plugins.glob("resource-kubernetes-*")), "the user's own comes first"
+
+    again = tree.bash(providers, **environment, SPDK_K8S_PLUGINS_URL="http://127.0.0.1:9")
+    assert "docker 5.1.0: offline/plugins" in again.stdout, again.stderr
+    assert "built" not in again.stdout
+
+    source.write_text("second")
+    done = tree.bash(providers, **environment)
+    assert "# second" in installed.read_text(), done.stderr
+
+    (installed.parent / "offline").unlink()  # as the CLI installs a released one
+    source.write_text("third")
+    done = tree.bash(providers, **environment)
+    assert "docker 5.1.0: released" in done.stdout, done.stderr
+    assert "# second" in installed.read_text()
+
+
+def test_python_is_synchronised_when_its_lock_changed(tree: Tree) -> None:
+    uv = """echo "uv $1" >>"$SPDK_K8S_CACHE/asked"
+        mkdir -p .venv/bin; ln -sf "$(command -v python3)" .venv/bin/python"""
+    tree.program(tree.cache / f"uv-{PINS['UV']}/bin/uv", uv)
+    bare = "/usr/local/bin:/usr/bin:/bin"
+    python = "has() { [ $1 != uv ]; }; python_environment"
+
+    def syncs() -> int:
+        done = tree.bash(python, PATH=bare)
+        assert "packages of uv.lock" in done.stdout, done.stderr
+        return (tree.cache / "asked").read_text().count("uv sync")
+
+    assert syncs() == 1
+    assert syncs() == 1
+    with (tree.root / "uv.lock").open("a") as lock:
+        lock.write("# changed\n")
+    assert syncs() == 2
+    (tree.root / ".venv/bin/python").unlink()  # the distribution's Python was replaced
+    assert syncs() == 3
+    shutil.copytree(tree.root, moved := tree.root.parent / "moved", symlinks=True)
+    tree.root = moved
+    assert syncs() == 4
+
+
+DOCKER = """echo "$1" >>"$SPDK_K8S_CACHE/asked"
+case $1 in info) echo "$ENGINE_IS" ;; run) exit "$REFUSED" ;; esac"""
+
+
+def test_privileged_is_tried_once_for_each_engine(tree: Tree) -> None:
+    tools = tree.program(tree.root.parent / "bin/docker", DOCKER).parent
+
+    def tried(engine: str, refused: int = 0) -> tuple[int, int, str]:
+        done = tree.bash("privileged", ENGINE_IS=engine, REFUSED=str(refused), PATH=f"{tools}:{os.environ['PATH']}")
+        return (tree.cache / "asked").read_text().split().count("run"), done.returncode, done.stderr
+
+    assert tried("A 28 runc []", refused=1)[:2] == (1, 1)
+    assert tried("A 28 runc []")[:2] == (2, 0)
+    assert tried("A 28 runc []", refused=1)[:2] == (2, 0)
+    assert tried("A 28 bounded []")[:2] == (3, 0), "an engine with another runtime"
+    for option, word in (("rootless", "without root"), ("userns", "userns-remap")):
+        runs, code, said = tried(f'A 28 runc ["name={option}"]')
+        assert (runs, code) == (3, 1)
+        assert word in said
+        assert "Remedy" in said
+
+
+def test_an_engine_that_cannot_be_started_is_named_at_once(tree: Tree) -> None:
+    """And nothing is installed or started in its place."""
+    if not shutil.which("docker"):
+        pytest.skip("needs the Docker client")
+    config = tree.root.parent / "docker"
+    config.mkdir()
+    here = {"DOCKER_CONFIG": str(config), "DOCKER_HOST": ""}
+    begun = time.monotonic()
+    for command in ("bash setup/engine start", "check_machine"):
+        done = tree.bash(command, **here, DOCKER_CONTEXT="nope")
+        assert done.returncode == 1
+        assert '"nope"' in done.stderr
+        assert "unset DOCKER_CONTEXT" in done.stderr
+        (config / "config.json").write_text('{"currentContext": "gone"}')
+        done = tree.bash(command, **here)
+        assert '"gone"' in done.stderr
+        assert str(config / "config.json") in done.stderr
+        assert "docker context use default" in done.stderr
+        (config / "config.json").unlink()
+        done = tree.bash(command, **here | {"DOCKER_HOST": "unix:///nowhere"})
+        assert "DOCKER_HOST=unix:///nowhere; remedy: start that engine, or unset DOCKER_HOST" in done.stderr
+    assert time.monotonic() - begun < 20
+    assert not (tree.cache / "engine").exists()
+
+
+@pytest.mark.parametrize("home", [None, "/nonexistent"])
+def test_every_target_says_that_there_is_no_home(tree: Tree, home: str | None) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "HOME"} | ({"HOME": home} if home else {})
+    for target in ("setup", "up", "preview", "status", "check", "down", "test", "bench", "env"):
+        done = subprocess.run(["make", target], cwd=tree.root, env=environment, capture_output=True, text=True)
+        assert done.returncode != 0, target
+        assert f"HOME is '{home or ''}'" in done.stderr, done.stderr
+        assert "remedy: export HOME=" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("in_reach", [True, False])
@@ -192,6 +321,25 @@ def test_interrupt_ends_what_a_step_started(tree: Tree) -> None:
     stop = 'until [ -s "$CACHE/pid" ]; do :; done; kill -TERM $$'
     done = tree.bash(f'long() {{ echo $BASHPID >"$CACHE/pid"; sleep 300; }}; ({stop}) & step long long')
     assert done.returncode == 130, done.stderr
+    assert not Path(f"/proc/{(tree.cache / 'pid').read_text().strip()}").exists()
+
+
+def test_steps_beside_each_other(tree: Tree) -> None:
+    lanes = "a() { step one sleep 1; step two true; }; b() { step three sleep 0.1; }; beside b a; echo then"
+    done = tree.bash(lanes)
+    assert [line.split()[1] for line in done.stdout.splitlines()[:-1]] == ["three", "one", "two"], done.stderr
+    assert done.stdout.endswith("then\n")
+
+
+@pytest.mark.parametrize("how", ["a step fails", "interrupt"])
+def test_steps_beside_each_other_end_together(tree: Tree, how: str) -> None:
+    end = 'until [ -s "$CACHE/pid" ]; do :; done; '
+    last = f"{{ {end}false; }}" if how == "a step fails" else f"{{ {end}kill -TERM $$; sleep 300; }}"
+    lanes = f"""long() {{ echo $BASHPID >"$CACHE/pid"; sleep 300; }}; last() {last}
+        a() {{ step long long; }}; b() {{ step last last; }}; beside a b; echo never"""
+    done = tree.bash(lanes)
+    assert done.returncode == (1 if how == "a step fails" else 130), done.stderr
+    assert "never" not in done.stdout
     assert not Path(f"/proc/{(tree.cache / 'pid').read_text().strip()}").exists()
 
 
@@ -405,3 +553,62 @@ def test_environment_leaves_the_users_own_backend_alone(tree: Tree) -> None:
     assert "PULUMI_BACKEND_URL" not in done.stdout
     assert "PULUMI_HOME" not in done.stdout
     assert not (tree.root / ".state").exists()
+
+
+KUBECONFIG = "apiVersion: v1\nkind: Config\nusers: [{name: a, user: {token: hush}}]\n"
+
+
+def test_environment_for_a_shell_has_the_stacks_kubeconfig(tree: Tree) -> None:
+    body = f"""[ "$*" = "stack output -s mine --show-secrets kubeconfig" ] && [ -d "$PULUMI_HOME" ] &&
+        printf %s '{KUBECONFIG}'"""
+    tree.program(tree.cache / f"pulumi-{PINS['PULUMI']}/bin/pulumi", body)
+    file = tree.root / ".state/kubeconfig"
+    plain = tree.bash("bash setup/env")
+    assert "KUBECONFIG" not in plain.stdout
+    assert not file.exists()
+
+    done = tree.bash("make --no-print-directory env STACK=mine", KUBECONFIG="/the/users/own", PULUMI_BACKEND_URL="")
+    assert f"export KUBECONFIG={file}\n" in done.stdout, done.stderr
+    assert file.read_text() == KUBECONFIG
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "hush" not in done.stdout
+
+    done = tree.bash("make --no-print-directory env STACK=other")
+    assert f"export KUBECONFIG={file}\n" in done.stdout, done.stderr
+    assert "hush" not in file.read_text(), "of a stack that is not up"
+    assert [path.name for path in file.parent.glob("kubeconfig*")] == ["kubeconfig"]
+    if kubectl := shutil.which("kubectl"):
+        asked = subprocess.run([kubectl, "--kubeconfig", file, "get", "pods"], capture_output=True, text=True)
+        assert "stack other is not up" in asked.stderr
+        assert "make up STACK=other" in asked.stderr
+
+
+def test_set_up_does_not_depend_on_how_the_checkout_came(tree: Tree, tmp_path: Path) -> None:
+    """An unpacked archive: no exec bits, umask 077, a folder with blanks, somebody else's, inside a repository."""
+    shutil.copy(ROOT / "offline/build", tree.root / "offline")
+    shutil.copytree(ROOT / "offline/pause", tree.root / "offline/pause", dirs_exist_ok=True)
+    plain = tree.bash("plugins").stdout
+    tree.root = tree.root.rename(tmp_path / "my check out")
+    subprocess.run(["git", "init", "-q", tree.root], check=True)
+    for path in (tree.root, *tree.root.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        if os.geteuid() == 0:
+            os.chown(path, 12345, 12345)
+    assert tree.bash("plugins").stdout == plain
+
+    go = Path(os.environ.get("SPDK_K8S_CACHE", Path.home() / ".cache/spdk-k8s"), f"go-{PINS['GO']}")
+    if go.exists():
+        (tree.cache / go.name).symlink_to(go)
+    done = tree.bash('umask 022; go_ready; bash offline/build pause "$CACHE/out"')
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tree.cache / "out").iterdir()] == ["pause"]
+    assert (tree.cache / "out/pause").stat().st_mode & 0o777 == 0o755
+
+    mine = ("check_machine", "packages", "python_environment", "pulumi_cli", "pulumi_providers")
+    with (tree.root / "setup/images.sh").open("a") as parts:  # the rest of the set-up is this machine's
+        parts.writelines(f"{name}() {{ :; }}\n" for name in mine)
+    (tree.root / "setup/engine").write_text("echo engine $1\n")
+    url = {"SPDK_K8S_SPDK_URL": "http://127.0.0.1:9"}
+    done = tree.bash('umask 077; bash setup/setup --tools && eval "$(make env)" && echo "$PATH"', **url)
+    assert done.returncode == 0, done.stderr
+    assert f"{tree.root}/.venv/bin:" in done.stdout

@@ -1,3 +1,0 @@
-module spdk-k8s/offline/pause
-
-go 1.26
