@@ -134,7 +134,7 @@ def why(error: BaseException) -> str:
     """One of NO_ANSWER, in a line."""
     if isinstance(error, client.ApiException):
         text = f"{error.status or ''} {error.reason}"
-        body: Any = error.body
+        body = cast(str, error.body)
         with suppress(TypeError, ValueError, KeyError):  # where it says no more
             text += f": {json.loads(body)['message']}"
     else:  # urllib3 puts the cause into its last words
