@@ -14,7 +14,7 @@ from bench import disk_io, programs, target, timeline
 from bench.figures import percentile
 from bench.stack import DEFAULT, OUT, Bench, memory_watch, spdk_source
 from bench.viewers import STALL, viewers
-from operate.status import fetch
+from operate.view import fetch
 from render.placement import disk_path
 from settings.names import VHOST
 
@@ -145,7 +145,7 @@ def many(bench: Bench) -> None:
     began = time.monotonic()
     with memory_watch() as memory:
         bench.up(MANY)
-        while waiting := [page for page in bench.outputs["pages"] if fetch(page)[0] != "200"]:
+        while waiting := [page for page in bench.outputs["pages"] if fetch(page).status != "200"]:
             if time.monotonic() > began + 900:
                 raise RuntimeError(f"no answer from {waiting}")
     bench.add(f"from nothing to {MANY} pages", time.monotonic() - began, "s", 300)

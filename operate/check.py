@@ -1,21 +1,18 @@
 """Is what runs what the program says? `make check`: config, target, VM, volumes, pods and pages compared, live.
 
-Nothing is changed; exits 1 with every difference and its remedy. `--steps` prints the names of the program's steps that
-must run again to mend them: `make up` reads it.
+Nothing is changed; exits 1 with every difference and its remedy.
 """
 
+# pyright: reportOptionalMemberAccess=false
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from kubernetes import client, stream  # type: ignore[import-untyped]
-
-from operate.status import NO_ANSWER, TIMEOUT, claim, connect, fetch_all, last_words, outputs, ready, why
+from operate import view
+from operate.view import Snapshot
 from settings.names import NAMESPACE, VIDEO
 
 UP = "make up"
@@ -24,137 +21,178 @@ CONTROL_PLANE = "cluster-control-plane"
 
 @dataclass(frozen=True)
 class Drift:
-    """What differs. step: the steps (remote commands' names in the program, blanks between) that mend it when they run
-    again. mend: `make up`, which runs them and makes Kubernetes' objects as they were, or what helps instead."""
+    """What differs, and what helps: `make up` does all of it but a `mend` that is another one.
+
+    steps: names of the program's remote steps that must run again. change: what operate/mend.py does to the object
+    `name` of the cluster. comes: it may be so without a further step, by waiting.
+    """
 
     what: str
-    step: str | None = None
+    steps: tuple[str, ...] = ()
     mend: str = UP
+    change: Literal["", "rebind", "remake", "delete pod"] = ""
+    name: str = ""
+    comes: bool = False
 
 
-def look(selector: str) -> str:
-    """The remedy where something may have been changed by hand, or may have a reason of its own."""
+def find(seen: Snapshot) -> list[Drift]:
+    """Everything that differs from what the stack's outputs say."""
+    if seen.error:
+        what = f"the API server on {seen.made.master} does not answer: {seen.error}"
+        return [Drift(what, (CONTROL_PLANE,), comes=True)]
+    return [drift for part in (nodes, targets, volumes, videos) for drift in part(seen)]
+
+
+def steps(name: str, made: view.Outputs) -> tuple[str, ...]:
+    """Those that make a machine a node again. The VM's own comes first: it may be that its disk is new."""
+    if name == next(iter(made.nodes)):
+        return (f"cluster-{name}-node", CONTROL_PLANE)
+    machine = (f"{name}-vm",) if name in made.vms else ()
+    return (*machine, f"cluster-{name}-node", f"cluster-{name}-join", f"cluster-{name}-ready")
+
+
+def nodes(seen: Snapshot) -> Iterator[Drift]:
+    for name in seen.made.nodes:
+        node, again = seen.nodes.get(name), steps(name, seen.made)
+        if node is None:
+            yield Drift(f"node {name} is not in the cluster", again, comes=True)
+            continue
+        if not view.is_ready(node):
+            condition = view.ready_condition(node)
+            yield Drift(
+                f"node {name} is not Ready: {condition.message if condition else 'it never was'}", again, comes=True
+            )
+        if (node.metadata.labels or {}).get("type1") != name:
+            yield Drift(f"node {name} lacks its label type1={name}", again[-1:])
+        if view.cordoned(node):
+            held = sorted(str(pod.metadata.name) for pod in seen.pods if is_held(pod, seen))
+            what = f"node {name} is cordoned" + (f", so {', '.join(held)} cannot start" if held else "")
+            yield Drift(what, mend=f"kubectl uncordon {name}")
+
+
+def is_held(pod: view.Pod, seen: Snapshot) -> bool:
+    """Whether a cordon keeps it from its node: then nothing else is wrong with it."""
+    if pod.spec.node_name or pod.metadata.deletion_timestamp:
+        return False
+    i = view.ordinal(pod)
+    node = seen.made.disks[i].node if i is not None and i < len(seen.made.disks) else view.home(pod)
+    return node in seen.cordoned
+
+
+def targets(seen: Snapshot) -> Iterator[Drift]:
+    for app, ordinals in seen.made.targets.items():
+        selector = f"-l app={app}"
+        if app not in seen.targets:
+            pods = seen.of(app)
+            if not any(is_held(pod, seen) for pod in pods):
+                yield Drift(
+                    f"the vhost target {app} is not ready{_because(seen, pods)}", mend=_look(selector), comes=True
+                )
+            continue
+        said = seen.targets[app]
+        if said.error:
+            yield Drift(f"the vhost target {app} cannot be asked: {said.error}", mend=_look(selector), comes=True)
+            continue
+        for vm in said.outdated:
+            host = next((view.home(pod) for pod in seen.of(app)), "?")
+            what = f"spdk-k8s-{vm} on {host} runs with an earlier definition than the config's (vm.vcpus, memoryMib, …)"
+            yield Drift(what, mend=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
+        # its config is an object of Kubernetes; the target's reconciler follows it
+        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app} -c reconcile"
+        for i in ordinals:
+            node = seen.made.disks[i].node
+            if f"vhost.{i}" not in said.disks:
+                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}", mend=logs, comes=True)
+            elif not said.disks[f"vhost.{i}"]:
+                yield Drift(f"disk vhost.{i} is not plugged into {node}", (f"{node}-disk-{i}",), comes=True)
+        for name in sorted(set(said.disks) - {f"vhost.{i}" for i in ordinals}):
+            what = f"the vhost target {app} serves {name}, which nobody asked for"
+            yield Drift(what, mend=logs, comes=True)
+
+
+def volumes(seen: Snapshot) -> Iterator[Drift]:
+    for i, disk in enumerate(seen.made.disks):
+        name = f"vhost-{i}"
+        volume = seen.volumes.get(name)
+        if volume is None:
+            yield Drift(f"PersistentVolume {name} is missing")
+            continue
+        path, owner = volume.spec.local and volume.spec.local.path, view.owner(volume)
+        of_ours = owner == (NAMESPACE, view.claim(f"{VIDEO}-{i}"))
+        phase = volume.status.phase
+        if owner and not of_ours and phase == "Bound":  # somebody else's pod may be writing to it
+            mend = f"kubectl -n {owner[0]} delete pvc {owner[1]} && {UP}: nothing on the disk is deleted"
+            yield Drift(f"PersistentVolume {name} is bound to claim {owner[1]} of namespace {owner[0]}", mend=mend)
+        elif path != disk.path:
+            yield Drift(f"PersistentVolume {name} is {path}, not {disk.path}", change="remake", name=name)
+        elif not of_ours:
+            yield Drift(f"PersistentVolume {name} is for {owner and owner[1]}", change="rebind", name=name)
+        elif phase in ("Released", "Failed"):
+            yield Drift(f"PersistentVolume {name} is {phase}, not Bound", change="rebind", name=name, comes=True)
+        elif phase != "Bound" and not any(is_held(pod, seen) for pod in seen.of(VIDEO) if view.ordinal(pod) == i):
+            yield Drift(f"PersistentVolume {name} is {phase}, not Bound", comes=True)
+
+
+def videos(seen: Snapshot) -> Iterator[Drift]:
+    made, pods = seen.made, seen.videos
+    for i, (page, answer, marker) in enumerate(zip(made.pages, seen.pages, seen.markers, strict=True)):
+        name, node = f"{VIDEO}-{i}", made.disks[i].node
+        if name not in pods:
+            yield Drift(f"pod {name} is missing", comes=True)
+            continue
+        pod = pods[name]
+        if is_held(pod, seen):
+            continue
+        if not view.well(pod):
+            yield Drift(f"pod {name} is not ready{_because(seen, [pod])}", mend=_look(name), comes=True)
+        elif seen.revision and view.revision(pod) not in ("", seen.revision):
+            yield Drift(f"pod {name} is still of an earlier definition", mend=_look(name), comes=True)
+        # a machine that is there at least refuses; the cluster takes a minute to say that one has gone
+        silent = not marker.status.isdigit() and "refused" not in marker.status
+        again = (f"{node}-vm",) if silent and node in made.vms else ()
+        if marker.marker is None:
+            what = f"{page}marker answers {marker.status} {marker.text[:60]!r}, not the marker of disk {i}"
+            yield Drift(what, again, mend=_look(name), comes=True)
+        elif marker.marker.get("ordinal") != i:
+            what = f"pod {name} serves disk {marker.marker.get('ordinal')}"
+            yield Drift(what, change="delete pod", name=name)
+        elif answer.status != "200":
+            yield Drift(f"{page} answers {answer.status}", again, mend=_look(name), comes=True)
+    for name in sorted(set(pods) - {f"{VIDEO}-{i}" for i in range(made.numinst)}):
+        what = f"pod {name} is there, which nobody asked for"
+        if pods[name].metadata.owner_references:  # it goes when the StatefulSet is as it was
+            yield Drift(what, comes=True)
+        else:
+            yield Drift(what, change="delete pod", name=name)
+
+
+def _look(selector: str) -> str:
+    """The remedy where something may have a reason of its own."""
     return f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} describe pod {selector}"
 
 
-def nodes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
-    found = {node.metadata.name: node for node in core.list_node(_request_timeout=TIMEOUT).items}
-    for name in made["nodes"]:
-        machine = [f"{name}-vm"] if name in made["vms"] else []
-        joined = [CONTROL_PLANE] if name == "master" else [f"cluster-{name}-join", f"cluster-{name}-ready"]
-        again = " ".join(machine + joined)
-        if name not in found:
-            yield Drift(f"node {name} is not in the cluster", again)
-            continue
-        condition = next((c for c in found[name].status.conditions or [] if c.type == "Ready"), None)
-        if condition is None or condition.status != "True":
-            yield Drift(f"node {name} is not Ready: {condition.message if condition else 'it never was'}", again)
-        if (found[name].metadata.labels or {}).get("type1") != name:
-            yield Drift(f"node {name} lacks its label type1={name}", joined[-1])
+def _because(seen: Snapshot, pods: Sequence[view.Pod]) -> str:
+    said = [why for pod in pods if (why := view.reason(pod, seen.warnings))]
+    return f": {said[0]}" if said else ""
 
 
-def targets(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
-    for app, ordinals in made["targets"].items():
-        selector = f"app={app}"
-        # its config is an object of Kubernetes'; that it follows it is the reconciler's own work, every second
-        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app} -c reconcile"
-        pods = core.list_namespaced_pod(NAMESPACE, label_selector=selector, _request_timeout=TIMEOUT).items
-        running = [p for p in pods if ready(p) == f"{len(p.spec.containers)}/{len(p.spec.containers)}"]
-        if not running:
-            said = "".join(f"; {name} ended: {message}" for p in pods for name, message in last_words(p))
-            yield Drift(f"the vhost target {app} is not ready{said}", mend=look(f"-l {selector}"))
-            continue
-        try:
-            listed = stream.stream(
-                core.connect_get_namespaced_pod_exec, running[0].metadata.name, NAMESPACE, container="reconcile",
-                command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
-                _request_timeout=TIMEOUT,
-            )  # fmt: skip
-        except client.ApiException as error:
-            yield Drift(f"the vhost target {app} cannot be asked: {why(error)}", mend=look(f"-l {selector}"))
-            continue
-        served = dict(line.split() for line in listed.splitlines() if line.startswith("vhost."))
-        for vm in (line.split()[0] for line in listed.splitlines() if line.endswith(" outdated")):
-            host = running[0].spec.node_name
-            what = f"spdk-k8s-{vm} on {host} runs with an earlier definition than the config's (vm.vcpus, memoryMib, …)"
-            yield Drift(what, mend=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
-        for i in map(int, ordinals):
-            node = made["disks"][i]["node"]
-            if f"vhost.{i}" not in served:
-                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}", mend=logs)
-            elif served[f"vhost.{i}"] != "used":
-                yield Drift(f"disk vhost.{i} is not plugged into {node}", f"{node}-disk-{i}")
-        for name in sorted(set(served) - {f"vhost.{int(i)}" for i in ordinals}):
-            yield Drift(f"the vhost target {app} serves {name}, which nobody asked for", mend=logs)
-
-
-def volumes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
-    found = {v.metadata.name: v for v in core.list_persistent_volume(_request_timeout=TIMEOUT).items}
-    for i, disk in enumerate(made["disks"]):
-        name = f"vhost-{i}"
-        if name not in found:
-            yield Drift(f"PersistentVolume {name} is missing")
-            continue
-        spec, phase = found[name].spec, found[name].status.phase
-        path, owner = spec.local and spec.local.path, spec.claim_ref and spec.claim_ref.name
-        # what a volume is cannot be changed, and one whose claim was deleted takes no other
-        anew = f"kubectl delete pv {name} && {UP}: nothing on the disk is deleted"
-        if (path, owner) != (disk["path"], claim(f"{VIDEO}-{i}")):
-            yield Drift(f"PersistentVolume {name} is {path} for {owner}", mend=anew)
-        elif phase in ("Released", "Failed"):
-            yield Drift(f"PersistentVolume {name} is {phase}, not Bound", mend=anew)
-        elif phase != "Bound":
-            yield Drift(f"PersistentVolume {name} is {phase}, not Bound")
-
-
-def videos(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
-    found = core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VIDEO}", _request_timeout=TIMEOUT).items
-    pods = {p.metadata.name: p for p in found}
-    markers = fetch_all([f"{page}marker" for page in made["pages"]])
-    for i, (page, (status, body)) in enumerate(zip(made["pages"], markers, strict=True)):
-        name = f"{VIDEO}-{i}"
-        if name not in pods:
-            yield Drift(f"pod {name} is missing")
-            continue
-        if ready(pods[name]) != "1/1":
-            yield Drift(f"pod {name} is not ready", mend=look(name))
-        text = body.decode(errors="replace").strip("\0 \n")
-        marker: Any = None
-        with suppress(ValueError):
-            marker = json.loads(text) if status == "200" else None
-        if not isinstance(marker, dict):
-            what = f"{page}marker answers {status} {text[:60]!r}, not the marker of disk {i}"
-            # a machine that is there at least refuses; the cluster takes a minute to say that one has gone
-            silent = not status.isdigit() and "refused" not in status
-            yield Drift(what, f"{made['disks'][i]['node']}-vm" if silent else None, mend=look(name))
-        elif marker.get("ordinal") != i:
-            anew = f"kubectl -n {NAMESPACE} delete pod {name}: the next one mounts its own disk"
-            yield Drift(f"pod {name} serves disk {marker.get('ordinal')}", mend=anew)
-    for name in sorted(set(pods) - {f"{VIDEO}-{i}" for i in range(made["numinst"])}):
-        owned = pods[name].metadata.owner_references  # then it goes when the StatefulSet is as it was
-        mend = UP if owned else f"kubectl -n {NAMESPACE} delete pod {name}"
-        yield Drift(f"pod {name} is there, which nobody asked for", mend=mend)
+def report(drifts: Sequence[Drift]) -> None:
+    """Every difference and its remedy, to stderr."""
+    for drift in drifts:
+        print(f"drift: {drift.what}{'' if drift.mend == UP else f'; mend: {drift.mend}'}", file=sys.stderr)
+    if any(drift.mend == UP for drift in drifts):
+        print(f"mend it: {UP}", file=sys.stderr)
 
 
 def main() -> int:
-    made = outputs()
-    core = connect(made)
-    drifts: list[Drift] = []
     try:
-        for part in (nodes, targets, volumes, videos):
-            drifts += part(core, made)
-    except NO_ANSWER as error:
-        drifts.append(
-            Drift(f"the API server on {made['nodes']['master']} does not answer: {why(error)}", CONTROL_PLANE)
-        )
-    for drift in drifts:
-        print(f"drift: {drift.what}{'' if drift.mend == UP else f'; mend: {drift.mend}'}", file=sys.stderr)
-    if "--steps" in sys.argv:
-        print("\n".join(sorted({step for d in drifts for step in (d.step or "").split()})))
-    elif any(drift.mend == UP for drift in drifts):
-        print(f"mend it: {UP}", file=sys.stderr)
-    elif not drifts:
-        print(f"no drift: {len(made['nodes'])} nodes, {made['numinst']} disks, volumes, pods and pages as configured")
+        made = view.outputs()
+    except view.StackError as error:
+        sys.exit(str(error))
+    drifts = find(view.look(view.connect(made), made))
+    report(drifts)
+    if not drifts:
+        print(f"no drift: {len(made.nodes)} nodes, {made.numinst} disks, volumes, pods and pages as configured")
     return 1 if drifts else 0
 
 

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 import urllib3
-from kubernetes import client  # type: ignore[import-untyped]
+from kubernetes import client
 
-from operate import check
+from operate import check, mend, view
 from settings.names import VHOST, VIDEO
-from tests.unit.fake_cluster import FakeCluster, made, node, pod, volume
+from tests.unit.fake_cluster import FakeCluster, made, node, pending, pod, volume
 from tests.unit.recorder import run_program
 
 pytestmark = pytest.mark.unit
 
-Checked = Callable[..., tuple[int, list[str], list[str]]]
+Checked = Callable[[], tuple[int, list[str], list[str]]]
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
-    fake = FakeCluster()
-    monkeypatch.setattr(check, "outputs", made)
-    monkeypatch.setattr(check, "connect", lambda _: fake)
-    monkeypatch.setattr(check.stream, "stream", fake.probe)
-    monkeypatch.setattr(check, "fetch_all", lambda urls: [("200", fake.marker(i)) for i, _ in enumerate(urls)])
-    return fake
+    return FakeCluster(monkeypatch)
 
 
 @pytest.fixture
-def checked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Checked:
-    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
+def checked(capsys: pytest.CaptureFixture[str]) -> Checked:
+    def run() -> tuple[int, list[str], list[str]]:
         """Exit code, lines of stdout, lines of stderr."""
-        monkeypatch.setattr(sys, "argv", ["check.py", *arguments])
         code = check.main()
         out, err = capsys.readouterr()
         return code, out.splitlines(), err.splitlines()
@@ -42,10 +36,15 @@ def checked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return run
 
 
+def again(cluster: FakeCluster) -> list[str]:
+    """The steps that `make up` runs again."""
+    return mend.steps(check.find(view.look(cluster.cluster, cluster.made)))
+
+
 def test_no_drift(cluster: FakeCluster, checked: Checked) -> None:
     well = "no drift: 3 nodes, 2 disks, volumes, pods and pages as configured"
     assert checked() == (0, [well], [])
-    assert checked("--steps") == (0, [""], [])
+    assert again(cluster) == []
 
 
 def lose(cluster: FakeCluster, name: str) -> None:
@@ -59,9 +58,9 @@ def sick(cluster: FakeCluster, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
-        ("master", ["cluster-control-plane"]),
-        ("worker1", ["cluster-worker1-join", "cluster-worker1-ready"]),
-        ("worker2", ["cluster-worker2-join", "cluster-worker2-ready", "worker2-vm"]),
+        ("master", ["cluster-control-plane", "cluster-master-node"]),
+        ("worker1", ["cluster-worker1-join", "cluster-worker1-node", "cluster-worker1-ready"]),
+        ("worker2", ["cluster-worker2-join", "cluster-worker2-node", "cluster-worker2-ready", "worker2-vm"]),
     ],
 )
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_a_lost_node_comes_back_by_its_steps(
 ) -> None:
     happen(cluster, name)
     assert checked() == (1, [], [f"drift: node {name} {what}", "mend it: make up"])
-    assert checked("--steps")[:2] == (1, steps)
+    assert again(cluster) == steps
 
 
 def test_labels_and_disks_that_are_not_plugged_in(cluster: FakeCluster, checked: Checked) -> None:
@@ -93,7 +92,7 @@ def test_labels_and_disks_that_are_not_plugged_in(cluster: FakeCluster, checked:
         "drift: disk vhost.1 is not plugged into worker2",
         "mend it: make up",
     ]
-    assert checked("--steps")[1] == ["cluster-control-plane", "cluster-worker1-ready", "worker2-disk-1"]
+    assert again(cluster) == ["cluster-control-plane", "cluster-worker1-ready", "worker2-disk-1"]
 
 
 REFUSED = urllib3.exceptions.NewConnectionError(None, "Failed to establish a new connection: [Errno 111] Refused")  # type: ignore[arg-type]
@@ -110,7 +109,7 @@ def test_the_api_server_does_not_answer(cluster: FakeCluster, checked: Checked, 
     cluster.error = error
     drift = f"drift: the API server on 192.0.2.2 does not answer: {said}"
     assert checked() == (1, [], [drift, "mend it: make up"])
-    assert checked("--steps")[:2] == (1, ["cluster-control-plane"])
+    assert again(cluster) == ["cluster-control-plane"]
 
 
 def remedies(said: list[str]) -> dict[str, str]:
@@ -123,7 +122,7 @@ def test_a_target_that_is_not_ready_is_to_be_looked_at(cluster: FakeCluster, che
     code, _, said = checked()
     assert code == 1
     ((what, remedy),) = remedies(said).items()
-    assert what == f"the vhost target {VHOST} is not ready; {VHOST} ended: no hugepages"
+    assert what == f"the vhost target {VHOST} is not ready: {VHOST} ended: no hugepages"
     assert remedy.endswith(f"kubectl -n spdk-k8s describe pod -l app={VHOST}")
     assert not any(line.startswith("mend it") for line in said)
 
@@ -147,46 +146,100 @@ def test_what_the_target_serves(cluster: FakeCluster, checked: Checked) -> None:
     }
 
 
-@pytest.mark.parametrize("phase", ["Released", "Failed"])
-def test_a_volume_that_takes_no_claim_is_made_anew(cluster: FakeCluster, checked: Checked, phase: str) -> None:
+@pytest.mark.parametrize("phase", ["Released", "Failed", "Available"])
+def test_a_volume_that_is_not_bound(cluster: FakeCluster, checked: Checked, phase: str) -> None:
     cluster.volumes[1] = volume(1, phase)
-    _, _, said = checked()
-    remedy = "kubectl delete pv vhost-1 && make up: nothing on the disk is deleted"
-    assert remedies(said) == {f"PersistentVolume vhost-1 is {phase}, not Bound": remedy}
+    assert checked() == (1, [], [f"drift: PersistentVolume vhost-1 is {phase}, not Bound", "mend it: make up"])
 
 
-def test_volumes_of_others(cluster: FakeCluster, checked: Checked) -> None:
+def test_volumes_that_are_others(cluster: FakeCluster, checked: Checked) -> None:
     cluster.volumes[0].spec.claim_ref = None
-    cluster.volumes[1] = volume(1, "Available")
+    cluster.volumes[1] = volume(1, path="/dev/sda")
+    assert checked()[2] == [
+        "drift: PersistentVolume vhost-0 is for None",
+        "drift: PersistentVolume vhost-1 is /dev/sda, not /dev/disk/1",
+        "mend it: make up",
+    ]
+
+
+def test_a_volume_that_somebody_elses_claim_has_is_left_to_them(cluster: FakeCluster, checked: Checked) -> None:
+    cluster.volumes[0].spec.claim_ref = client.V1ObjectReference(namespace="theirs", name="mine")
     _, _, said = checked()
-    assert list(remedies(said)) == ["PersistentVolume vhost-0 is /dev/disk/0 for None"]
-    assert "drift: PersistentVolume vhost-1 is Available, not Bound" in said
-    assert "mend it: make up" in said
+    assert remedies(said) == {
+        "PersistentVolume vhost-0 is bound to claim mine of namespace theirs": (
+            "kubectl -n theirs delete pvc mine && make up: nothing on the disk is deleted"
+        )
+    }
+
+
+def test_a_drained_node_is_the_only_thing_that_is_wrong(cluster: FakeCluster, checked: Checked) -> None:
+    """Its pods cannot start, and another `make up` would not help."""
+    cluster.nodes["worker2"] = node("worker2", cordoned=True)
+    cluster.pods[1:] = [pending(f"{VIDEO}-{i}", VIDEO) for i in range(2)]
+    cluster.volumes[0] = volume(0, "Available")
+    cluster.markers = dict.fromkeys(range(2), view.Answer("Connection refused"))
+    what = f"node worker2 is cordoned, so {VIDEO}-0, {VIDEO}-1 cannot start"
+    assert checked() == (1, [], [f"drift: {what}; mend: kubectl uncordon worker2"])
+
+
+def test_a_storage_host_that_is_cordoned_holds_its_target(cluster: FakeCluster, checked: Checked) -> None:
+    cluster.nodes["worker1"] = node("worker1", cordoned=True)
+    cluster.pods[0] = pending(f"{VHOST}-x", VHOST, only_on="worker1")
+    what = f"node worker1 is cordoned, so {VHOST}-x cannot start"
+    assert checked() == (1, [], [f"drift: {what}; mend: kubectl uncordon worker1"])
+
+
+def test_a_cordoned_node_whose_pods_run_keeps_them(cluster: FakeCluster, checked: Checked) -> None:
+    cluster.nodes["worker2"] = node("worker2", cordoned=True)
+    assert checked()[2] == ["drift: node worker2 is cordoned; mend: kubectl uncordon worker2"]
 
 
 def test_pods_and_their_pages(cluster: FakeCluster, checked: Checked) -> None:
     cluster.pods[1] = pod(f"{VIDEO}-0", VIDEO, "worker2", ready=False)
-    cluster.markers = {0: b"{half", 1: json.dumps({"ordinal": 0}).encode()}
+    cluster.markers = {0: view.Answer("200", b"{half"), 1: view.Answer("200", json.dumps({"ordinal": 0}).encode())}
     cluster.pods.append(pod(f"{VIDEO}-x", VIDEO, "worker2"))
     _, _, said = checked()
     look = f"make up; if it stays, its reason: kubectl -n spdk-k8s describe pod {VIDEO}-0"
     assert remedies(said) == {
         f"pod {VIDEO}-0 is not ready": look,
         "http://192.0.2.4:8080/marker answers 200 '{half', not the marker of disk 0": look,
-        f"pod {VIDEO}-1 serves disk 0": f"kubectl -n spdk-k8s delete pod {VIDEO}-1: the next one mounts its own disk",
-        f"pod {VIDEO}-x is there, which nobody asked for": f"kubectl -n spdk-k8s delete pod {VIDEO}-x",
     }
+    assert said[2:] == [
+        f"drift: pod {VIDEO}-1 serves disk 0",
+        f"drift: pod {VIDEO}-x is there, which nobody asked for",
+        "mend it: make up",
+    ]
+
+
+def test_a_pod_that_is_missing_or_going(cluster: FakeCluster, checked: Checked) -> None:
+    cluster.pods = [p for p in cluster.pods if p.metadata.name != f"{VIDEO}-1"]
+    cluster.pods[1].metadata.deletion_timestamp = datetime(2026, 1, 1, tzinfo=UTC)
+    _, _, said = checked()
+    assert f"drift: pod {VIDEO}-1 is missing" in said
+    assert f"pod {VIDEO}-0 is not ready: it is being deleted" in remedies(said)
+
+
+def test_a_pod_of_an_earlier_template(cluster: FakeCluster, checked: Checked) -> None:
+    for p, revision in zip(cluster.pods[1:], ("new", "old"), strict=True):
+        p.metadata.labels["controller-revision-hash"] = revision
+    cluster.revision = "new"
+    assert list(remedies(checked()[2])) == [f"pod {VIDEO}-1 is still of an earlier definition"]
+
+
+def test_a_page_that_does_not_answer_though_its_disk_does(cluster: FakeCluster, checked: Checked) -> None:
+    cluster.pages = {1: view.Answer("500")}
+    assert list(remedies(checked()[2])) == ["http://192.0.2.4:8081/ answers 500"]
 
 
 @pytest.mark.parametrize(
     ("answer", "steps"),
-    [("timed out", ["worker2-vm"]), ("No route to host", ["worker2-vm"]), ("Connection refused", [""])],
+    [("timed out", ["worker2-vm"]), ("No route to host", ["worker2-vm"]), ("Connection refused", [])],
 )
 def test_a_vm_that_stopped_is_started_before_its_node_counts_as_gone(
-    cluster: FakeCluster, checked: Checked, monkeypatch: pytest.MonkeyPatch, answer: str, steps: list[str]
+    cluster: FakeCluster, answer: str, steps: list[str]
 ) -> None:
-    monkeypatch.setattr(check, "fetch_all", lambda urls: [(answer, b"")] * len(urls))
-    assert checked("--steps")[:2] == (1, steps)
+    cluster.markers = dict.fromkeys(range(2), view.Answer(answer))
+    assert again(cluster) == steps
 
 
 def test_a_pod_too_many_goes_with_the_stateful_sets_change(cluster: FakeCluster, checked: Checked) -> None:
@@ -202,14 +255,14 @@ def test_a_pod_too_many_goes_with_the_stateful_sets_change(cluster: FakeCluster,
     ]
 
 
-def test_every_step_is_one_of_the_programs(cluster: FakeCluster, checked: Checked) -> None:
+def test_every_step_is_one_of_the_programs(cluster: FakeCluster) -> None:
     """What check names must be there for `make up` to run again."""
     names = {registered.path.rpartition("/")[2] for registered in run_program(numinst=2).values()}
     cluster.served = dict.fromkeys(cluster.served, "unused")
     for name in made()["nodes"]:
         sick(cluster, name)
-    steps = checked("--steps")[1]
-    assert len(steps) == 8
+    steps = again(cluster)
+    assert len(steps) == 11
     assert set(steps) <= names
 
 
@@ -219,4 +272,4 @@ def test_a_vm_of_an_earlier_definition_is_to_be_restarted(cluster: FakeCluster, 
     ((what, remedy),) = remedies(said).items()
     assert what.startswith("spdk-k8s-vm on worker1 runs with an earlier definition")
     assert remedy == "systemctl restart spdk-k8s-vm, on worker1: its guest boots anew"
-    assert checked("--steps")[1] == [""], "no step of the program restarts it"
+    assert again(cluster) == [], "no step of the program restarts it"

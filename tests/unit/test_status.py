@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import http.server
-import subprocess
-import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 import urllib3
-from kubernetes import client  # type: ignore[import-untyped]
+from kubernetes import client
 
-from operate import status
+from operate import status, view
 from settings.names import VHOST, VIDEO
-from tests.unit.fake_cluster import FakeCluster, made, node, pod
+from tests.unit.fake_cluster import FakeCluster, node, pending, pod
 
 pytestmark = pytest.mark.unit
 
@@ -25,11 +23,7 @@ Show = Callable[[], tuple[int, dict[str, list[str]], str, str]]
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
-    fake = FakeCluster()
-    monkeypatch.setattr(status, "outputs", made)
-    monkeypatch.setattr(status, "connect", lambda _: fake)
-    monkeypatch.setattr(status, "fetch", lambda _: ("200", b""))
-    return fake
+    return FakeCluster(monkeypatch)
 
 
 @pytest.fixture
@@ -60,8 +54,8 @@ def test_a_pod_that_only_looks_like_a_video_is_shown_as_another(cluster: FakeClu
     assert rows["0"] == ROW_OF_0
 
 
-def test_the_vm_is_stopped(cluster: FakeCluster, shown: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "fetch", lambda _: ("No route to host", b""))
+def test_the_vm_is_stopped(cluster: FakeCluster, shown: Show) -> None:
+    cluster.pages = dict.fromkeys(range(2), view.Answer("No route to host"))
     cluster.nodes["worker2"] = node("worker2", ready=False)
     cluster.silent = {"worker2"}
     code, rows, out, err = shown()
@@ -69,7 +63,10 @@ def test_the_vm_is_stopped(cluster: FakeCluster, shown: Show, monkeypatch: pytes
     assert rows["worker2"][1] == "NotReady"
     assert rows["1"] == ["1", f"{VIDEO}-1", "worker2", "1/1", "0", "/dev/disk/1", "-", "-", "http://192.0.2.4:8081/",
                          "No", "route", "to", "host", "rtmp://192.0.2.4:1936/vod2"]  # fmt: skip
-    assert err.strip() == "how full the disks on worker2 are is not known: 503 Service Unavailable"
+    assert err.split("\n")[1:-1] == [
+        "node worker2 is not Ready: kubelet has stopped posting",
+        "how full the disks on worker2 are is not known: 503 Service Unavailable",
+    ]
     assert "vhost backend: qemu-storage-daemon" in out
 
 
@@ -114,43 +111,34 @@ def test_a_target_that_died_says_why(cluster: FakeCluster, shown: Show) -> None:
     code, rows, _, err = shown()
     assert code == 1
     assert rows[f"{VHOST}-x"][2] == "0/1"
-    assert f"{VHOST}-x: {VHOST} ended: no hugepages" in err
+    assert f"pod {VHOST}-x is not ready: {VHOST} ended: no hugepages" in err
 
 
-def test_a_stack_that_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], 0, "{}\n", "")
-
-    monkeypatch.setattr(subprocess, "run", nothing)
-    with pytest.raises(SystemExit, match="the stack is not up; remedy: make up"):
-        status.main()
-
-
-def kubeconfig(server: str) -> str:
-    cluster = {"name": "c", "cluster": {"server": server}}
-    user = {"name": "u", "user": {"token": "secret"}}
-    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
-    return str({"current-context": "x", "clusters": [cluster], "users": [user], "contexts": [context]})
+def test_a_cordoned_node_and_its_pods_say_so(cluster: FakeCluster, shown: Show) -> None:
+    cluster.nodes["worker2"] = node("worker2", cordoned=True)
+    cluster.pods[1] = pending(f"{VIDEO}-0", VIDEO)
+    code, rows, _, err = shown()
+    assert code == 1
+    assert rows["worker2"][1] == "Ready,cordoned"
+    assert err.split("\n")[1:-1] == [
+        "node worker2 is cordoned: kubectl uncordon worker2",
+        f"pod {VIDEO}-0 is not ready: 0/3 nodes are available",
+    ]
 
 
-def test_a_kubelet_that_is_not_there_is_an_error_of_the_api_servers() -> None:
-    """The client itself, against a server that answers as the API server does then."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = b'{"kind": "Status", "message": "dial tcp 192.0.2.4:10250: no route to host", "code": 503}'
-            self.send_response(503)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        core = status.connect({"kubeconfig": kubeconfig(f"http://127.0.0.1:{server.server_port}")})
-        with pytest.raises(status.NO_ANSWER) as caught:
-            status.volume_usage(core, "worker2")
-        server.shutdown()
-    assert status.why(caught.value) == "503 Service Unavailable: dial tcp 192.0.2.4:10250: no route to host"
+def test_a_pod_that_waits_names_what_kubernetes_says_of_it(cluster: FakeCluster, shown: Show) -> None:
+    cluster.pods[1] = pod(f"{VIDEO}-0", VIDEO, "worker2", ready=False)
+    cluster.events = [
+        client.CoreV1Event(
+            metadata=client.V1ObjectMeta(name=str(i)), reason="FailedMount", message=said, last_timestamp=when,
+            involved_object=client.V1ObjectReference(kind="Pod", name=f"{VIDEO}-0", uid=uid),
+        )
+        for i, (uid, said, when) in enumerate([
+            (f"uid-{VIDEO}-0", "path /dev/disk/0\n does not exist", datetime(2026, 1, 2, tzinfo=UTC)),
+            (f"uid-{VIDEO}-0", "earlier", datetime(2026, 1, 1, tzinfo=UTC)),
+            ("uid of an earlier pod", "another", datetime(2026, 1, 3, tzinfo=UTC)),
+        ])
+    ]  # fmt: skip
+    code, _, _, err = shown()
+    assert code == 1
+    assert f"pod {VIDEO}-0 is not ready: FailedMount: path /dev/disk/0 does not exist" in err
