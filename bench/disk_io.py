@@ -1,4 +1,4 @@
-"""Disk I/O in the guest: an instance's vhost-user-blk disk compared with a plain virtio-blk disk, both on files in memory."""
+"""Disk I/O in the guest: an instance's vhost-user-blk disk compared with a plain virtio-blk disk; both in memory."""
 
 from __future__ import annotations
 
