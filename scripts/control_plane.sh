@@ -26,7 +26,7 @@ step() {
     wait_for 180 "the API server to start" serves
     whole || later_phases # an earlier version set the mark too soon
   else
-    whole || make_anew
+    { [ ! -f "$mark.data" ] && whole; } || make_anew
     install -d "$STATE"
     touch "$mark"
     rm -f "$mark.data"
@@ -73,10 +73,12 @@ later_phases() {
   fail "kubeadm init did not come to its end in 3 attempts"
 }
 
-serves() { kubectl --kubeconfig $kubeconfig get --raw /readyz; } >/dev/null 2>&1
+serves() { kubectl --kubeconfig $kubeconfig --request-timeout 10s get --raw /readyz; } >/dev/null 2>&1
 
 # What the last phases of `kubeadm init` make, and the admin's right to see it.
-whole() { kubectl --kubeconfig $kubeconfig -n kube-system get deployment/coredns daemonset/kube-proxy; } >/dev/null 2>&1
+whole() {
+  kubectl --kubeconfig $kubeconfig --request-timeout 10s -n kube-system get deployment/coredns daemonset/kube-proxy
+} >/dev/null 2>&1
 
 listed() { kubectl --kubeconfig $kubeconfig get node "$NODE"; } >/dev/null 2>&1
 node_ready() { kubectl --kubeconfig $kubeconfig wait --for=condition=Ready --timeout=1s "node/$NODE"; }

@@ -133,7 +133,7 @@ unpack() {
 forget() {
   ctr images unmount --rm "$2" >/dev/null
   ctr images rm "$1" >/dev/null
-  rmdir "$2"
+  rmdir "$2" 2>/dev/null || true
 }
 
 # ca_hash   of the cluster that this machine is in, as kubeadm writes it, without "sha256:"

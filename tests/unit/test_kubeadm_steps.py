@@ -66,7 +66,9 @@ TOOLS = {
 *raw*/readyz*) [ -e "$DIR/answers" ] && [ -e "$DIR/made/wait-control-plane" ] ;;
 *"get node"*) [ -e "$DIR/listed" ] ;;
 *"delete node"*) rm -f "$DIR/listed" ;;
-*coredns*kube-proxy*) [ -e "$DIR/made/coredns" ] && [ -e "$DIR/made/kube-proxy" ] ;;
+*coredns*kube-proxy*)
+  [ -e "$DIR/made/wait-control-plane" ] || exit 1
+  [ -e "$DIR/etcd/member/objects" ] || { [ -e "$DIR/made/coredns" ] && [ -e "$DIR/made/kube-proxy" ]; } ;;
 esac""",
     # the API server lists the node from when kubelet has started anew
     "systemctl": """case "$*" in
