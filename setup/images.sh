@@ -105,7 +105,7 @@ kubernetes() {
   fi
 }
 
-# All there, and those that were made here were made from what is in the tree now?
+# Are all images there, and those that were built here built from what is in the tree now?
 kubernetes_present() {
   docker image inspect "$BINARIES" "${UPSTREAM[@]}" 2>/dev/null |
     jq -e --arg key "$KEY" 'all(.[]; .Config.Labels["io.spdk-k8s.key"] // $key | . == $key)' >/dev/null &&
