@@ -39,7 +39,7 @@ base_offline() {
 # A failure is left to `pulumi up`: it says more.
 images_ahead() {
   local socket count image pid failed=()
-  local -A made=()
+  local -a made=() # by the process that builds it
   socket=$(docker context inspect -f '{{.Endpoints.docker.Host}}')
   if [[ "$socket" != unix://* ]]; then
     did "left to pulumi up: the engine is on another machine"
