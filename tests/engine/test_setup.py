@@ -220,7 +220,7 @@ def test_offline_providers_are_installed_where_the_cli_looks(tree: Tree) -> None
 
 
 def test_python_is_synchronised_when_its_lock_changed(tree: Tree) -> None:
-    uv = """echo "uv $1" >>"$SPDK_K8S_CACHE/asked"
+    uv = """echo "uv $1" >>"$SPDK_K8S_CACHE/asked"; touch "$TMPDIR/uv.lock"
         mkdir -p .venv/bin; ln -sf "$(command -v python3)" .venv/bin/python"""
     tree.program(tree.cache / f"uv-{PINS['UV']}/bin/uv", uv)
     bare = "/usr/local/bin:/usr/bin:/bin"
@@ -229,6 +229,7 @@ def test_python_is_synchronised_when_its_lock_changed(tree: Tree) -> None:
     def syncs() -> int:
         done = tree.bash(python, PATH=bare)
         assert "packages of uv.lock" in done.stdout, done.stderr
+        assert not list(tree.cache.glob("tmp.*")), "nor anything in /tmp"
         return (tree.cache / "asked").read_text().count("uv sync")
 
     assert syncs() == 1
