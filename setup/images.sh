@@ -39,7 +39,7 @@ base_offline() {
 # A failure is left to `pulumi up`: it says more.
 images_ahead() {
   local socket count image pid failed=()
-  local -A made=()
+  local -a made=() # by the process that builds it
   socket=$(docker context inspect -f '{{.Endpoints.docker.Host}}')
   if [[ "$socket" != unix://* ]]; then
     did "left to pulumi up: the engine is on another machine"
@@ -105,7 +105,7 @@ kubernetes() {
   fi
 }
 
-# All there, and those that were made here were made from what is in the tree now?
+# Are all images there, and those that were built here built from what is in the tree now?
 kubernetes_present() {
   docker image inspect "$BINARIES" "${UPSTREAM[@]}" 2>/dev/null |
     jq -e --arg key "$KEY" 'all(.[]; .Config.Labels["io.spdk-k8s.key"] // $key | . == $key)' >/dev/null &&

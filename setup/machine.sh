@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Is this a machine that can carry it? Everything that is wrong, at once.
+# Refuses a machine that lacks memory, disk, rights or a usable engine, with every reason at once.
 
 check_machine() {
   local wrong=() available need=12 data=/var/lib/docker folder free why

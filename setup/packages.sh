@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# OS packages, where Debian or Ubuntu may be asked for them; else the command for whoever may.
+# Installs the OS packages that are missing, by apt; prints the command where this user may not install any.
 
 # needs COMMAND PACKAGE…   notes the packages if the command is missing
 needs() {

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The Pulumi CLI with its Python language host, and the providers that the program uses.
-export PULUMI_HOME=$CACHE/pulumi-home PULUMI_SKIP_UPDATE_CHECK=true # of the set-up itself
+export PULUMI_HOME=$CACHE/pulumi-home PULUMI_SKIP_UPDATE_CHECK=true # the set-up's own home of the CLI
 
 pulumi_cli() {
   cached "pulumi-$PULUMI" pulumi_released || cached "pulumi-$PULUMI" pulumi_offline

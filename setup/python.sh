@@ -2,12 +2,13 @@
 # uv, and the environment that uv.lock pins, in .venv.
 
 python_environment() {
-  local uv mark=.venv/spdk-k8s said
+  local uv mark=.venv/spdk-k8s said TMPDIR
   if [ -x .venv/bin/python ] && [ "$(head -n 1 "$mark" 2>/dev/null)" = "$(python_key)" ]; then
     did "$(tail -n 1 "$mark")"
     return
   fi
   rm -f "$mark"
+  TMPDIR=$(mktemp -d "$CACHE/tmp.XXXXXX") && export TMPDIR # uv leaves a lock in it
   uv=$(uv_path)
   export UV_PROJECT_ENVIRONMENT=$ROOT/.venv UV_PYTHON_PREFERENCE=system
   # a distribution's own Python is built with profiles, one of a version manager mostly is not: a fifth of each preview
@@ -16,6 +17,7 @@ python_environment() {
   fi
   # compiled here: providers' SDKs are large, and where Python may not write bytecode each preview would compile them
   "$uv" sync --frozen --quiet --compile-bytecode
+  rm -r "$TMPDIR"
   said="$(.venv/bin/python --version), $(.venv/bin/python -c 'import importlib.metadata as m; print(len(list(m.distributions())))') packages of uv.lock"
   printf '%s\n' "$(python_key)" "$said" >"$mark"
   did "$said"

@@ -2,21 +2,26 @@
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import re
 import shutil
 import signal
+import socketserver
 import subprocess
 import tarfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from settings.models import Vm
 from settings.pins import PINS
 
 ROOT = Path(__file__).parents[2]
@@ -215,7 +220,7 @@ def test_offline_providers_are_installed_where_the_cli_looks(tree: Tree) -> None
 
 
 def test_python_is_synchronised_when_its_lock_changed(tree: Tree) -> None:
-    uv = """echo "uv $1" >>"$SPDK_K8S_CACHE/asked"
+    uv = """echo "uv $1" >>"$SPDK_K8S_CACHE/asked"; touch "$TMPDIR/uv.lock"
         mkdir -p .venv/bin; ln -sf "$(command -v python3)" .venv/bin/python"""
     tree.program(tree.cache / f"uv-{PINS['UV']}/bin/uv", uv)
     bare = "/usr/local/bin:/usr/bin:/bin"
@@ -224,6 +229,7 @@ def test_python_is_synchronised_when_its_lock_changed(tree: Tree) -> None:
     def syncs() -> int:
         done = tree.bash(python, PATH=bare)
         assert "packages of uv.lock" in done.stdout, done.stderr
+        assert not list(tree.cache.glob("tmp.*")), "nor anything in /tmp"
         return (tree.cache / "asked").read_text().count("uv sync")
 
     assert syncs() == 1
@@ -236,6 +242,53 @@ def test_python_is_synchronised_when_its_lock_changed(tree: Tree) -> None:
     shutil.copytree(tree.root, moved := tree.root.parent / "moved", symlinks=True)
     tree.root = moved
     assert syncs() == 4
+
+
+class BuildKit(http.server.BaseHTTPRequestHandler):
+    """An engine that builds everything but images/video."""
+
+    asked: ClassVar[dict[str, tuple[dict[str, list[str]], list[str]]]] = {}
+
+    def do_POST(self) -> None:
+        with tarfile.open(fileobj=io.BytesIO(self.rfile.read(int(self.headers["Content-Length"])))) as context:
+            files = context.getnames()
+        url = urllib.parse.urlsplit(self.path)
+        query = urllib.parse.parse_qs(url.query)
+        folder = next(name for name in ("node", "vhost", "video", "media") if f"./{name}" in files)
+        self.asked[f"{folder} {query.get('target', [''])[0]}"] = query, [url.path, *files]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"stream": "Step 1"}\n')
+        if folder == "video":
+            self.wfile.write(b'{"errorDetail": {"message": "no nginx"}, "error": "no nginx"}\n')
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_images_are_built_ahead(tree: Tree, tmp_path: Path) -> None:
+    """As the program will build them; one that fails is left to it."""
+    for name in ("node", "vhost", "video", "media"):
+        (tree.root / "images" / name).mkdir(parents=True)
+        (tree.root / "images" / name / name).touch()
+    shutil.copytree(ROOT / "settings", tree.root / "settings")
+    (tree.root / ".venv").symlink_to(ROOT / ".venv")
+    tools = tree.program(tmp_path / "bin/docker", f"echo unix://{tmp_path}/engine.sock").parent
+    with socketserver.ThreadingUnixStreamServer(str(tmp_path / "engine.sock"), BuildKit) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = tree.bash('mkdir -p "$CACHE/logs"; images_ahead', PATH=f"{tools}:{os.environ['PATH']}")
+        server.shutdown()
+    assert "built ahead, but for video/: left to pulumi up" in done.stdout, done.stderr
+    assert set(BuildKit.asked) == {"node machine", "node guest", "vhost qemu-storage-daemon", "video ", "media "}
+    for query, (path, *_) in BuildKit.asked.values():
+        assert path == "/build"
+        assert query["version"] == ["2"]
+        assert query["platform"] == ["linux/amd64"]
+        built = json.loads(query["buildargs"][0])
+        assert built == {"BASE": f"debian:{PINS['DEBIAN']}-slim", "COUNT": str(Vm().disk_slots)}
 
 
 DOCKER = """echo "$1" >>"$SPDK_K8S_CACHE/asked"
