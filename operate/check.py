@@ -30,7 +30,7 @@ class Drift:
     what: str
     steps: tuple[str, ...] = ()
     mend: str = UP
-    change: Literal["", "rebind", "remake", "delete pod"] = ""
+    change: Literal["", "rebind", "remake", "outlast", "delete pod"] = ""
     name: str = ""
     comes: bool = False
 
@@ -40,7 +40,9 @@ def find(seen: Snapshot) -> list[Drift]:
     if seen.error:
         what = f"the API server on {seen.made.master} does not answer: {seen.error}"
         return [Drift(what, (CONTROL_PLANE,), comes=True)]
-    return [drift for part in (nodes, targets, volumes, videos) for drift in part(seen)]
+    # a namespace that is gone took the targets and the pods along
+    parts = (nodes, volumes, targets, videos) if seen.namespace == "Active" else (nodes, volumes, namespace)
+    return [drift for part in parts for drift in part(seen)]
 
 
 def steps(name: str, made: view.Outputs) -> tuple[str, ...]:
@@ -68,6 +70,13 @@ def nodes(seen: Snapshot) -> Iterator[Drift]:
             held = sorted(str(pod.metadata.name) for pod in seen.pods if is_held(pod, seen))
             what = f"node {name} is cordoned" + (f", so {', '.join(held)} cannot start" if held else "")
             yield Drift(what, mend=f"kubectl uncordon {name}")
+
+
+def namespace(seen: Snapshot) -> Iterator[Drift]:
+    if seen.namespace:
+        yield Drift(f"namespace {NAMESPACE} is being deleted", change="outlast", name=NAMESPACE)
+    else:
+        yield Drift(f"namespace {NAMESPACE} is missing")
 
 
 def is_held(pod: view.Pod, seen: Snapshot) -> bool:

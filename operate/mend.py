@@ -19,7 +19,7 @@ from operate.check import Drift
 from operate.view import NO_ANSWER, TIMEOUT, Cluster
 from settings.names import CLAIM, NAMESPACE, VIDEO
 
-GONE = 30  # seconds that something deleted may take to go
+GONE = 120  # seconds that something deleted may take to go: its pods have some to end
 
 Say = Callable[[str], None]
 
@@ -31,7 +31,7 @@ def steps(drifts: Iterable[Drift]) -> list[str]:
 
 def mend(cluster: Cluster, drifts: Sequence[Drift], say: Say = print) -> None:
     """Make each change that `drifts` ask for; what cannot be done is said, and left."""
-    changes = {"rebind": rebind, "remake": remake, "delete pod": delete_pod}
+    changes = {"rebind": rebind, "remake": remake, "outlast": outlast, "delete pod": delete_pod}
     for drift in drifts:
         if drift.change:
             try:
@@ -82,8 +82,17 @@ def remake(cluster: Cluster, name: str) -> None:
         lambda: core.delete_namespaced_persistent_volume_claim(view.claim(pod), NAMESPACE, _request_timeout=TIMEOUT)
     )
     delete_pod(cluster, pod)
+    _wait_until_gone(core.list_persistent_volume, name)
+
+
+def outlast(cluster: Cluster, name: str) -> None:
+    """Wait until namespace `name` is deleted: Pulumi cannot make anything in it before, nor make it anew."""
+    _wait_until_gone(cluster.core.list_namespace, name)
+
+
+def _wait_until_gone(listed: Callable[..., Any], name: str) -> None:
     end = time.monotonic() + GONE
-    while any(v.metadata.name == name for v in core.list_persistent_volume(_request_timeout=TIMEOUT).items):
+    while any(found.metadata.name == name for found in listed(_request_timeout=TIMEOUT).items):
         if time.monotonic() > end:
             raise TimeoutError(f"it is still there after {GONE} s")
         time.sleep(0.5)

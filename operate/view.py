@@ -214,6 +214,7 @@ def ask(core: client.CoreV1Api, pod: str) -> Target:
 class Snapshot:
     """The stack at one moment. error: why the API server did not answer; then nothing of the cluster is known.
 
+    namespace: phase of the stack's own, empty where there is none.
     targets: app label -> what a ready pod of it says. pages, markers: answers, by ordinal. warnings: uid of a pod ->
     the newest event of that type about it. revision: of the StatefulSet's template, which its pods are to follow.
     """
@@ -221,6 +222,7 @@ class Snapshot:
     made: Outputs
     error: str = ""
     nodes: Mapping[str, Node] = field(default_factory=dict[str, Node])
+    namespace: str = ""
     pods: Sequence[Pod] = ()
     volumes: Mapping[str, Volume] = field(default_factory=dict[str, Volume])
     revision: str = ""
@@ -248,6 +250,7 @@ def look(cluster: Cluster, made: Outputs) -> Snapshot:
     with ThreadPoolExecutor(AT_ONCE) as each:
         pods = each.submit(core.list_namespaced_pod, NAMESPACE, _request_timeout=TIMEOUT)
         nodes = each.submit(core.list_node, _request_timeout=TIMEOUT)
+        namespaces = each.submit(core.list_namespace, _request_timeout=TIMEOUT)
         volumes = each.submit(core.list_persistent_volume, _request_timeout=TIMEOUT)
         sets = each.submit(cluster.apps.list_namespaced_stateful_set, NAMESPACE, _request_timeout=TIMEOUT)
         warnings = each.submit(
@@ -261,6 +264,9 @@ def look(cluster: Cluster, made: Outputs) -> Snapshot:
             known = Snapshot(
                 made,
                 nodes={str(node.metadata.name): node for node in nodes.result().items},
+                namespace=next(
+                    (n.status.phase or "" for n in namespaces.result().items if n.metadata.name == NAMESPACE), ""
+                ),
                 pods=pods.result().items,
                 volumes={str(volume.metadata.name): volume for volume in volumes.result().items},
                 revision="".join(

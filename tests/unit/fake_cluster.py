@@ -95,6 +95,7 @@ class FakeCluster:
         self.pages: dict[int, view.Answer] = {}
         self.events: list[client.CoreV1Event] = []
         self.revision = "1"
+        self.namespaces = {NAMESPACE: "Active", "default": "Active"}
         self.error: Exception | None = None
         self.silent: set[str] = set()
         self.done: list[str] = []
@@ -119,6 +120,14 @@ class FakeCluster:
 
     def list_persistent_volume(self, **_: object) -> SimpleNamespace:
         return self._items(self.volumes)
+
+    def list_namespace(self, **_: object) -> SimpleNamespace:
+        return self._items(
+            [
+                SimpleNamespace(metadata=SimpleNamespace(name=name), status=SimpleNamespace(phase=phase))
+                for name, phase in self.namespaces.items()
+            ]
+        )
 
     def list_namespaced_event(self, namespace: str, **_: object) -> SimpleNamespace:
         assert namespace == NAMESPACE

@@ -8,7 +8,7 @@ import pytest
 from kubernetes import client
 
 from operate import check, mend, settle, view
-from settings.names import VHOST, VIDEO
+from settings.names import NAMESPACE, VHOST, VIDEO
 from tests.unit.fake_cluster import DOWN, FakeCluster, node, pending, pod, volume
 
 pytestmark = pytest.mark.unit
@@ -28,6 +28,28 @@ def mended(cluster: FakeCluster) -> list[str]:
     said: list[str] = []
     mend.mend(cluster.cluster, check.find(look(cluster)), said.append)
     return said
+
+
+class Clock:
+    """Time that passes only while somebody waits; `then`: what happens at which second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.then: dict[float, list[object]] = {}
+        monkeypatch.setattr(settle, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for happen in self.then.pop(self.now, []):
+            happen()  # type: ignore[operator]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 @pytest.mark.parametrize("phase", ["Released", "Failed"])
@@ -71,6 +93,21 @@ def test_a_volume_that_does_not_go_is_said(cluster: FakeCluster, monkeypatch: py
     assert mended(cluster) == [
         "not mended: PersistentVolume vhost-0 is /dev/sda, not /dev/disk/0: it is still there after -1 s"
     ]
+
+
+def test_a_namespace_that_is_being_deleted_is_outlasted_before_it_is_made_anew(
+    cluster: FakeCluster, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mend, "time", clock)
+    cluster.namespaces[NAMESPACE] = "Terminating"
+    cluster.volumes[0] = volume(0, "Released")
+    clock.then[20.0] = [lambda: cluster.namespaces.pop(NAMESPACE)]
+    assert mended(cluster) == [
+        "mended: PersistentVolume vhost-0 is Released, not Bound",
+        f"mended: namespace {NAMESPACE} is being deleted",
+    ]
+    assert [drift.what for drift in check.find(look(cluster))] == [f"namespace {NAMESPACE} is missing"]
+    assert clock.now == 20
 
 
 def test_pods_that_are_wrong_are_deleted(cluster: FakeCluster) -> None:
@@ -123,28 +160,6 @@ def test_the_steps_of_a_deleted_machine_run_again() -> None:
     assert lost.machines == ("worker1",)
     assert [urn.rpartition("::")[2] for urn in lost.urns] == ["dev-worker1"]
     assert lost.steps == {"cluster-worker1-ready", "cluster-worker1-node", "worker2-vm"}
-
-
-class Clock:
-    """Time that passes only while settle waits; `then`: what happens at which second."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        self.then: dict[float, list[object]] = {}
-        monkeypatch.setattr(settle, "time", self)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        for happen in self.then.pop(self.now, []):
-            happen()  # type: ignore[operator]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
 
 
 def settled(cluster: FakeCluster, before: view.Snapshot | None = None) -> tuple[settle.Settled, list[str]]:
