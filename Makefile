@@ -3,7 +3,7 @@ STACK ?= dev
 NUMINST ?=
 export VHOST_BACKEND SPDK_SOURCE
 ARGS ?=
-ENV = eval "$$(setup/env)"
+ENV = environment=$$(setup/env) && eval "$$environment"
 
 .PHONY: help setup up preview status check down test bench env
 help:
@@ -18,17 +18,16 @@ help:
 setup:
 	@setup/setup
 up: setup
-	@setup/stack up '$(STACK)' '$(NUMINST)'
-	@$(MAKE) --no-print-directory status
+	@$(ENV) && python -m operate.up '$(STACK)' --numinst '$(NUMINST)'
 preview:
 	@setup/setup --tools >&2
-	@setup/stack preview '$(STACK)' $(ARGS)
+	@$(ENV) && python -m operate.preview '$(STACK)' $(ARGS)
 status:
 	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.status
 check:
 	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.check
 down:
-	@setup/stack down '$(STACK)'
+	@$(ENV) && python3 -m operate.down '$(STACK)' # without .venv it is the system's
 test:
 	@setup/setup --tests
 	@$(ENV) && setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")
