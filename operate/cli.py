@@ -250,6 +250,16 @@ def session(stack: str) -> Generator[Stack]:
         os.environ.update(before)
 
 
+def program(pid: int) -> str:
+    """The name of the program that runs as process `pid`; empty where none does, or it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+    ended = re.search(r"^State:\s+[ZX]", status, re.MULTILINE)  # nobody has asked for its exit code yet
+    return "" if ended else status.partition("\n")[0].partition("\t")[2]
+
+
 def _exit(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
@@ -260,7 +270,7 @@ def temporary_folder() -> Generator[Path]:
     all_runs = STATE / "tmp"
     all_runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in all_runs.iterdir():  # by a run that was killed
-        if not Path("/proc", left.name).exists():
+        if not program(int(left.name)):
             shutil.rmtree(left, ignore_errors=True)
     mine = all_runs / str(os.getpid())  # a short name: the path of a Unix socket has 108 characters at most
     mine.mkdir(mode=0o700, exist_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from operate.cli import ROOT, Exported
+from operate.cli import ROOT, Exported, program
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,7 @@ class Lock:
     @property
     def dead(self) -> bool:
         """Whether its run was killed; of a run on another machine nobody here can tell."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            name = Path(f"/proc/{self.pid}/comm").read_text().strip()
-            state = re.search(r"^State:\s+(\w)", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
-        except OSError:
-            return True
-        return name != "pulumi" or state is None or state[1] == "Z"
+        return self.host == socket.gethostname() and program(self.pid) != "pulumi"
 
     def __str__(self) -> str:
         try:

@@ -141,7 +141,7 @@ def up(stack: Stack, numinst: str) -> int:
     selecting.wait()
     after = Running.look(stack.open())
     if after is None:
-        return code or 1
+        return code
     if code:
         status.show(after.cluster, after.seen)
         return code
