@@ -40,15 +40,20 @@ class Running:
         return cls(cluster, seen, check.find(seen))
 
 
-def start_machines(stack: str) -> None:
-    """dev's machines are containers; one that was stopped does not start by itself."""
+def machines(stack: str) -> dict[str, str]:
+    """dev's machines in the Docker engine: name of the container -> its state, "running" mostly."""
     name = f"name=^spdk-k8s-{stack}-(master|worker[0-9]+)$"
-    listed = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", "--filter", name, "--filter", "status=exited"],
-        capture_output=True,
-        text=True,
-    )
-    if stopped := listed.stdout.split():
+    command = ["docker", "ps", "--all", "--filter", name, "--format", "{{.Names}} {{.State}}"]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    if listed.returncode:
+        raise SystemExit(f"{listed.stderr.strip()}\nremedy: make setup")
+    return dict(line.split(" ", 1) for line in listed.stdout.splitlines())
+
+
+def start_stopped(found: dict[str, str]) -> None:
+    """A container that was stopped does not start by itself."""
+    if stopped := [name for name, state in found.items() if state != "running"]:
+        print(f"starting {', '.join(stopped)}", flush=True)
         subprocess.run(["docker", "start", *stopped], stdout=subprocess.DEVNULL)
 
 
@@ -96,34 +101,56 @@ def pulumi(stack: Stack, running: Running | None, *options: str) -> int:
         return progress.show(stack, *command)
 
 
+def machines_made_anew(stack: Stack, exported: Exported, lost: mend.Lost) -> Exported:
+    """Make containers anew that somebody deleted, and run the steps again that ran on them; the new state."""
+    print(f"drift: {', '.join(lost.machines)} is not in the Docker engine", flush=True)
+    run_again(exported, lost.steps)
+    stack.put(exported)
+    if running := Running.look(exported):
+        for machine in set(lost.machines) & running.seen.nodes.keys():
+            mend.forget_node(running.cluster, machine)
+    targets = [option for urn in lost.urns for option in ("--target", urn)]
+    forget = ["refresh", "--stack", stack.name, "--yes", "--skip-preview", *targets]
+    steps = [option for step in sorted(lost.steps) for option in ("--target", f"**::{step}")]
+    if code := progress.show(stack, *forget) or pulumi(stack, None, *targets, *steps):
+        raise SystemExit(code)
+    return stack.open()
+
+
 def mended(stack: Stack, exported: Exported, *, changed: bool) -> tuple[Running | None, list[str]]:
     """Mend what Pulumi cannot, and have the rest made again; the running stack, and options of the `up` that follows.
 
     changed: `exported` is not what the CLI has, and must be imported.
     """
     if has_machines(exported):
-        start_machines(stack.name)
+        start_stopped(found := machines(stack.name))
+        lost = mend.lost_machines(cli.resources(exported), found.keys())
+        if lost.machines:
+            exported, changed = machines_made_anew(stack, exported, lost), False
     running = Running.look(exported)
-    drifts = running.drifts if running else []
-    for drift in drifts:
-        print(f"drift: {drift.what}{'' if drift.mend == check.UP else f'; mend: {drift.mend}'}", flush=True)
-    steps = mend.steps(drifts)
-    changed |= run_again(exported, steps)
+    if running:
+        say(running.drifts)
+        changed |= run_again(exported, mend.steps(running.drifts))
     if changed:
         stack.put(exported)
-    if running and check.CONTROL_PLANE in steps:  # first: without the API server a refresh fails
+    if running and check.CONTROL_PLANE in mend.steps(running.drifts):  # first: without an API server a refresh fails
         if code := pulumi(stack, None, "--target", f"**::{check.CONTROL_PLANE}"):
             raise SystemExit(code)
         exported = stack.open()
         running = Running.look(exported)
-        drifts = running.drifts if running else []
-        if run_again(exported, mend.steps(drifts)):
+        if running and run_again(exported, mend.steps(running.drifts)):
             stack.put(exported)
-    if running:
-        mend.mend(running.cluster, drifts)
+    if not running:
+        return None, []
+    mend.mend(running.cluster, running.drifts)
     # objects of Kubernetes that are missing or different come again by a refresh
-    refresh = any(drift.mend.startswith(check.UP) for drift in drifts)
+    refresh = any(drift.mend.startswith(check.UP) for drift in running.drifts)
     return running, ["--refresh"] if refresh else []
+
+
+def say(drifts: list[check.Drift]) -> None:
+    for drift in drifts:
+        print(f"drift: {drift.what}{'' if drift.mend == check.UP else f'; mend: {drift.mend}'}", flush=True)
 
 
 def up(stack: Stack, numinst: str) -> int:
