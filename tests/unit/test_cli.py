@@ -179,6 +179,7 @@ def test_ctrl_c_lets_the_cli_end_its_steps(checkout: Path, monkeypatch: pytest.M
 
 def test_children_get_a_temporary_folder_that_goes_at_the_end(checkout: Path) -> None:
     ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
     left = checkout / f".state/tmp/{ended.pid}"  # by a run that was killed, and whose exit code nobody has asked for
     (left / "config").mkdir(parents=True)
     with cli.session("dev"):
