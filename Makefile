@@ -18,17 +18,16 @@ help:
 setup:
 	@bash setup/setup
 up: setup
-	@setup/stack up '$(STACK)' '$(NUMINST)'
-	@$(MAKE) --no-print-directory status
+	@$(ENV) && python -m operate.up '$(STACK)' --numinst '$(NUMINST)'
 preview:
 	@bash setup/setup --tools >&2
-	@setup/stack preview '$(STACK)' $(ARGS)
+	@$(ENV) && python -m operate.preview '$(STACK)' $(ARGS)
 status:
 	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.status
 check:
 	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.check
 down:
-	@setup/stack down '$(STACK)'
+	@$(ENV) && python3 -m operate.down '$(STACK)' # without .venv it is the system's
 test:
 	@bash setup/setup --tests
 	@$(ENV) && bash setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
@@ -12,6 +13,10 @@ from pulumi_command import local
 
 from components.hosts import STEP, Host, Keys, here
 from components.images import content_tag, recipe
+from settings.names import CHECKOUT_LABEL, STACK_LABEL
+
+# Docker cannot change labels: what an earlier checkout made would be replaced.
+LABELS_STAY = ["labels"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class DevMachines(pulumi.ComponentResource):
         super().__init__("spdk-k8s:index:DevMachines", name, None, opts)
         project = f"spdk-k8s-{pulumi.get_stack()}"
         child = pulumi.ResourceOptions(parent=self)
+        labels = {STACK_LABEL: pulumi.get_stack(), CHECKOUT_LABEL: str(Path(__file__).parents[1])}
 
         preflight = local.Command(
             f"{name}-preflight",
@@ -94,14 +100,18 @@ class DevMachines(pulumi.ComponentResource):
             f"{name}-network",
             name=project,
             ipam_configs=[docker.NetworkIpamConfigArgs(subnet=str(args.subnet), gateway=str(args.gateway))],
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
+            labels=[docker.NetworkLabelArgs(label=label, value=value) for label, value in labels.items()],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight], ignore_changes=LABELS_STAY),
         )
         self.hosts = {}
         for machine, address in args.containers.items():
             volume = docker.Volume(
                 f"{name}-{machine}-var",
                 name=f"{project}-{machine}-var",
-                opts=pulumi.ResourceOptions(parent=self, protect=machine in args.holding or None),
+                labels=[docker.VolumeLabelArgs(label=label, value=value) for label, value in labels.items()],
+                opts=pulumi.ResourceOptions(
+                    parent=self, protect=machine in args.holding or None, ignore_changes=LABELS_STAY
+                ),
             )
             container = docker.Container(
                 f"{name}-{machine}",
@@ -130,12 +140,13 @@ class DevMachines(pulumi.ComponentResource):
                     ),
                 ],
                 must_run=True,
+                labels=[docker.ContainerLabelArgs(label=label, value=value) for label, value in labels.items()],
                 opts=pulumi.ResourceOptions(
                     parent=self,
                     depends_on=[kernel],
                     delete_before_replace=True,
                     # another image would make another container, without what the steps installed in this one
-                    ignore_changes=["image"],
+                    ignore_changes=["image", *LABELS_STAY],
                 ),
             )
             host = self.keys.host(machine, str(address), deleted_with=container, after=[container])

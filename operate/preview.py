@@ -12,15 +12,16 @@ import difflib
 import json
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-POLICY_PACK = "policy/__main__.py"
+from operate import cli, recover
+from operate.cli import POLICY_PACK, ROOT, Stack, session, set_for_this_run
+
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # the engine's word for a string that only `up` will know
 SIGNS = {"create": "+", "update": "~", "replace": "±", "delete": "-", "same": " "}
 DONE = {"create": "created", "update": "changed", "replace": "replaced", "delete": "deleted", "same": "unchanged"}
@@ -52,11 +53,13 @@ class Preview:
             elif severity in ("info", "warning") and "from $PATH" not in said and said not in ("", *self.notes):
                 self.notes.append(said)
         elif "policyEvent" in event:
-            found = event["policyEvent"]
-            resource = found.get("resourceUrn", "").rpartition("::")[2]
-            self.violations.append(f"{found['policyName']}: {resource}: {' '.join(found['message'].split())}")
+            self.violations.append(short_violation(event["policyEvent"]))
         for kind in ("policyAnalyzeSummaryEvent", "policyAnalyzeStackSummaryEvent"):
             self.policies |= set(event.get(kind, {}).get("passed") or [])
+
+    def whole(self, code: int) -> bool:
+        """Whether the engine got to its end; it does where a policy does not hold."""
+        return not self.errors and (code == 0 or bool(self.violations))
 
     def kept(self) -> dict[str, State]:
         return {urn: after for urn, (op, _, after) in self.steps.items() if op != "delete"}
@@ -71,27 +74,35 @@ class Preview:
             self.steps[urn] = (op, old, new)
 
 
-def run(stack: str, options: list[str]) -> tuple[int, Preview]:
-    """Exit code, and what the engine said; what is no event, a refused stack's name say, is passed on."""
-    command = ["pulumi", "preview", "--stack", stack, "--policy-pack", POLICY_PACK, "--json", *options]
-    environment = {**os.environ, "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"}
+def short_violation(found: dict[str, Any]) -> str:
+    """The engine's policyEvent in a line."""
+    resource = found.get("resourceUrn", "").rpartition("::")[2]
+    return f"{found['policyName']}: {resource}: {' '.join(found['message'].split())}"
+
+
+def run(stack: Stack, options: list[str]) -> tuple[int, Preview]:
+    """Exit code, and what the engine said; what is no event is passed on."""
     made = Preview()
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            if line.startswith("{"):
-                made.add(json.loads(line))
-            elif line.strip():
-                print(line, end="", file=sys.stderr)
-    return process.returncode, made
+
+    def each_line(line: str) -> None:
+        if line.startswith("{"):
+            # the checkout's folder differs between two previews that are compared, and concerns no reader
+            made.add(json.loads(line.replace(str(ROOT), "(checkout)")))
+        elif line.strip():
+            print(line, end="", file=sys.stderr)
+
+    os.environ["PULUMI_ENABLE_STREAMING_JSON_PREVIEW"] = "true"
+    command = ["preview", "--stack", stack.name, "--policy-pack", POLICY_PACK, "--json", *options]
+    return stack.watch(*command, each_line=each_line, beat=lambda: None), made
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Every value with its path, as "spec.replicas"."""
     if isinstance(value, dict):
-        for key, below in value.items():
+        for key, below in cast(dict[str, Any], value).items():
             yield from flat(below, f"{path}.{key}" if path else key)
     elif isinstance(value, list):
-        for index, below in enumerate(value):
+        for index, below in enumerate(cast(list[Any], value)):
             yield from flat(below, f"{path}[{index}]")
     else:
         # a step that compares clocks is told the time: no difference between two previews
@@ -149,11 +160,13 @@ def tree(preview: Preview) -> Iterator[str]:
     yield from lines(stack, 0)
 
 
-def report(stack: str, preview: Preview, *, against: bool) -> str:
+def report(stack: str, preview: Preview, *, against: bool, code: int = 0) -> str:
     done = {**DONE, "update": "changed or replaced"} if against else DONE  # only the engine of a running stack knows
     counts = Counter(op for urn, (op, _, _) in preview.steps.items() if "::pulumi:pulumi:Stack::" not in urn)
     parts = [f"{counts[op]} to be {done[op]}" for op in SIGNS if op != "same" and counts[op]]
     head = f"Preview of stack {stack}{', compared with the one before' if against else ''}: "
+    if not preview.whole(code):
+        parts = ["it failed before its end", *parts]
     head += ", ".join(parts) if parts else "nothing changes"
     sections = [[head], preview.notes, list(tree(preview))]
     if preview.violations:
@@ -162,7 +175,7 @@ def report(stack: str, preview: Preview, *, against: bool) -> str:
         sections.append([f"Policies that hold: {', '.join(sorted(preview.policies))}"])
     if preview.errors:
         sections.append(["Errors:", *preview.errors])
-    if not (preview.violations or preview.errors):
+    if not (code or preview.violations or preview.errors):
         sections.append([f"Nothing was changed. make up STACK={stack} does what this shows."])
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -173,14 +186,20 @@ def main() -> int:
     parser.add_argument("--save", type=Path)
     parser.add_argument("--against", type=Path)
     chosen, options = parser.parse_known_args()
-    code, preview = run(chosen.stack, options)
+    with session(chosen.stack) as stack:
+        if not recover.running(stack.name):  # what is unfinished now is that run's own
+            exported = stack.open()
+            if recover.clear(exported):
+                stack.put(exported)
+        code, preview = run(stack, [*set_for_this_run(stack), *options])
     if chosen.save and code == 0:
         chosen.save.write_text(json.dumps(preview.kept()))
-    if chosen.against:
+    compared = bool(chosen.against) and preview.whole(code)
+    if compared:
         preview.against(json.loads(chosen.against.read_text()))
-    print(report(chosen.stack, preview, against=bool(chosen.against)))
+    print(report(chosen.stack, preview, against=compared, code=code))
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.main(main)

@@ -12,3 +12,7 @@ SOCKETS = "/var/tmp"  # the vhost-user sockets vhost.0, vhost.1, …; the origin
 RUN = "/run/spdk-k8s"
 STATE = "/var/lib/spdk-k8s"
 MEDIA = "/srv/media"  # the playlists, on a storage host and in its VMs
+
+# Labels of what the dev stack makes in the Docker engine: `make down` finds it by them where the state is lost.
+STACK_LABEL = "spdk-k8s.stack"
+CHECKOUT_LABEL = "spdk-k8s.checkout"

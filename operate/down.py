@@ -1,0 +1,108 @@
+"""`make down`: destroy the stack, data included; nothing of it stays but the cache, also where its state is lost.
+
+usage: python3 -m operate.down STACK [--again]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from operate import cli, leftovers, progress, recover
+from operate.cli import ROOT, STATE, Exported, Stack
+
+
+def tools_are_there() -> bool:
+    return bool(shutil.which("pulumi")) and (ROOT / ".venv/bin/python").exists()
+
+
+def states() -> list[str]:
+    """Names of the stacks whose state is in this checkout."""
+    return [path.stem for path in (STATE / ".pulumi/stacks").glob("**/*.json")]
+
+
+def begin_anew(stack: str, *setup: str) -> int:
+    """Run set-up, and this program in the environment that it leaves; does not return when that works."""
+    done = subprocess.run([ROOT / "setup/setup", *setup], cwd=ROOT)
+    if done.returncode:
+        return done.returncode
+    script = 'environment=$(setup/env) && eval "$environment" && exec python3 -m operate.down "$@"'
+    sys.stdout.flush()
+    os.chdir(ROOT)
+    os.execvp("bash", ["bash", "-c", script, "down", stack, "--again"])  # noqa: S606
+
+
+def unprotect(exported: Exported) -> bool:
+    """`make down` is the user's word that the data may go; whether anything was protected."""
+    found = [resource for resource in cli.resources(exported) if resource.pop("protect", False)]
+    return bool(found)
+
+
+def destroy(stack: Stack) -> int:
+    """All of it; a cluster whose machines are gone must not hold up the rest."""
+    os.environ["PULUMI_K8S_DELETE_UNREACHABLE"] = "true"
+    return progress.show(stack, "destroy", "--stack", stack.name, "--yes", "--skip-preview", "--continue-on-error")
+
+
+def remove_leftovers(stack: Stack) -> int:
+    """What is in the Docker engine and not in the state; how many objects there were."""
+    found = leftovers.find(stack.name)
+    for checkout in sorted({item.checkout for item in found if item.elsewhere}):
+        print(f"the checkout in {checkout} made stack {stack.name}; remedy: make -C {checkout} down STACK={stack.name}")
+    for item in found:
+        if not item.elsewhere and recover.remove(item.kind, item.name):
+            print(f"removed {item.kind} {item.name}, which no state knew", flush=True)
+    return len(found)
+
+
+def tidy(stack: Stack) -> None:
+    """Remove what the CLI wrote here on its own account, unless an encrypted value of the user's needs it."""
+    stack.drop_salt()
+    salts = any(re.search("^encryptionsalt:", f.read_text(), re.MULTILINE) for f in ROOT.glob("Pulumi.*.yaml"))
+    if not salts and not states():
+        shutil.rmtree(STATE, ignore_errors=True)
+
+
+def down(stack: Stack) -> int:
+    recover.refuse_second_run(stack.name)
+    exported = stack.export() if shutil.which("pulumi") else None
+    if exported is not None:
+        if recover.clear(exported) | unprotect(exported):
+            stack.put(exported)
+        if code := destroy(stack):
+            return code
+        stack.run("stack", "rm", "--stack", stack.name, "--yes", "--preserve-config")
+    if not remove_leftovers(stack) and exported is None:
+        print(f"stack {stack.name} is not up")
+    else:
+        print(f"stack {stack.name} is down")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Destroy a stack.", allow_abbrev=False)
+    parser.add_argument("stack")
+    parser.add_argument("--again", action="store_true", help="set-up has run: do not run it once more")
+    chosen = parser.parse_args()
+    name: str = chosen.stack
+    if not chosen.again and name in states() and not tools_are_there():  # the cache or .venv was deleted
+        return begin_anew(name, "--tools")
+    engine = [ROOT / "setup/engine"]
+    if name in states():
+        subprocess.run([*engine, "start"], check=True)
+    with cli.session(name) as stack:
+        code = down(stack)
+    if code and not chosen.again:  # perhaps for want of a plugin that a newer checkout pins
+        return begin_anew(name)
+    if not code:
+        tidy(stack)
+        subprocess.run([*engine, "stop"])  # only if a set-up started it and nothing runs in it
+    return code
+
+
+if __name__ == "__main__":
+    cli.main(main)
