@@ -14,6 +14,8 @@ from operate.progress import Progress
 
 pytestmark = pytest.mark.unit
 
+COMMAND = "command:remote:Command"
+
 
 class Run:
     """A run of the engine with a clock of its own."""
@@ -25,13 +27,11 @@ class Run:
     def event(self, **event: Any) -> None:
         self.progress.line(json.dumps(event) + "\n")
 
-    def begin(
-        self, name: str, op: str = "create", kind: str = "command:remote:Command", *, custom: bool = True
-    ) -> None:
+    def begin(self, name: str, op: str = "create", kind: str = COMMAND, *, custom: bool = True) -> None:
         about = {"op": op, "urn": urn(name, kind), "type": kind, "old": None, "new": {"custom": custom}}
         self.event(resourcePreEvent={"metadata": about})
 
-    def end(self, name: str, op: str = "create", kind: str = "command:remote:Command", *, failed: bool = False) -> None:
+    def end(self, name: str, op: str = "create", kind: str = COMMAND, *, failed: bool = False) -> None:
         about = {"op": op, "urn": urn(name, kind), "type": kind, "old": None, "new": {"custom": True}}
         self.event(**{"resOpFailedEvent" if failed else "resOutputsEvent": {"metadata": about}})
 
@@ -44,7 +44,7 @@ class Run:
         return self.out.getvalue().splitlines()
 
 
-def urn(name: str, kind: str = "command:remote:Command") -> str:
+def urn(name: str, kind: str = COMMAND) -> str:
     return f"urn:pulumi:dev::spdk-k8s::{kind}::{name}"
 
 
@@ -166,6 +166,7 @@ def test_a_first_up_is_at_most_60_kb(run: Run) -> None:
     run.begin("guest", kind="docker:index/image:Image")
     for i in range(20000):
         run.said(f"#{i} extracting sha256:{'0' * 64}\n", name="guest")
+        run.said(f"#{i} pulling\n", name="other")  # of a resource that stays as it is
     for i in range(150):
         run.begin(f"resource-with-a-long-name-{i}")
         run.at += 5.2
