@@ -14,6 +14,8 @@ from operate.progress import Progress
 
 pytestmark = pytest.mark.unit
 
+COMMAND = "command:remote:Command"
+
 
 class Run:
     """A run of the engine with a clock of its own."""
@@ -25,16 +27,12 @@ class Run:
     def event(self, **event: Any) -> None:
         self.progress.line(json.dumps(event) + "\n")
 
-    def begin(
-        self, name: str, op: str = "create", token: str = "command:remote:Command", *, custom: bool = True
-    ) -> None:
-        about = {"op": op, "urn": urn(name, token), "type": token, "old": None, "new": {"custom": custom}}
+    def begin(self, name: str, op: str = "create", kind: str = COMMAND, *, custom: bool = True) -> None:
+        about = {"op": op, "urn": urn(name, kind), "type": kind, "old": None, "new": {"custom": custom}}
         self.event(resourcePreEvent={"metadata": about})
 
-    def end(
-        self, name: str, op: str = "create", token: str = "command:remote:Command", *, failed: bool = False
-    ) -> None:
-        about = {"op": op, "urn": urn(name, token), "type": token, "old": None, "new": {"custom": True}}
+    def end(self, name: str, op: str = "create", kind: str = COMMAND, *, failed: bool = False) -> None:
+        about = {"op": op, "urn": urn(name, kind), "type": kind, "old": None, "new": {"custom": True}}
         self.event(**{"resOpFailedEvent" if failed else "resOutputsEvent": {"metadata": about}})
 
     def said(self, message: str, severity: str = "info", name: str = "", *, ephemeral: bool = False) -> None:
@@ -46,8 +44,8 @@ class Run:
         return self.out.getvalue().splitlines()
 
 
-def urn(name: str, token: str = "command:remote:Command") -> str:
-    return f"urn:pulumi:dev::spdk-k8s::{token}::{name}"
+def urn(name: str, kind: str = COMMAND) -> str:
+    return f"urn:pulumi:dev::spdk-k8s::{kind}::{name}"
 
 
 @pytest.fixture
@@ -67,8 +65,8 @@ def test_a_line_for_each_resource_that_changed_and_none_for_the_rest(run: Run) -
         run.begin(name, op, token)
         run.at += 3
         run.end(name, op, token)
-    run.begin("house", token="spdk-k8s:index:Cluster", custom=False)
-    run.end("house", token="spdk-k8s:index:Cluster")
+    run.begin("house", kind="spdk-k8s:index:Cluster", custom=False)
+    run.end("house", kind="spdk-k8s:index:Cluster")
     run.event(summaryEvent={"resourceChanges": {"create": 1, "update": 1, "replace": 1, "delete": 1, "same": 90}})
     run.progress.finish(0)
     assert run.lines == [
@@ -165,9 +163,10 @@ def test_an_error_of_no_step_and_what_is_no_event_are_passed_on(run: Run) -> Non
 
 def test_a_first_up_is_at_most_60_kb(run: Run) -> None:
     """150 resources, a build that writes 20000 lines, and 13 minutes."""
-    run.begin("guest", token="docker:index/image:Image")
+    run.begin("guest", kind="docker:index/image:Image")
     for i in range(20000):
         run.said(f"#{i} extracting sha256:{'0' * 64}\n", name="guest")
+        run.said(f"#{i} pulling\n", name="other")  # of a resource that stays as it is
     for i in range(150):
         run.begin(f"resource-with-a-long-name-{i}")
         run.at += 5.2
