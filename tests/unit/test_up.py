@@ -54,7 +54,7 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
-        self.exported: cli.Exported = dev()
+        self.exported: cli.Exported | None = dev()
         self.looks: list[list[Drift] | None] = [[]]  # what each look finds; None: it is not up
         self.codes: list[int] = []
         self.left: list[Leftover] = []
@@ -91,7 +91,15 @@ class World:
             self.done.append(" ".join(command))
         return subprocess.CompletedProcess(command, 0, out, "")
 
+    def export(self) -> cli.Exported | None:
+        return self.exported
+
     def open(self) -> cli.Exported:
+        return self.exported or self.init()
+
+    def init(self) -> cli.Exported:
+        self.done.append("init")
+        self.exported = state()
         return self.exported
 
     def put(self, exported: cli.Exported) -> None:
@@ -126,19 +134,27 @@ def test_with_nothing_to_do_the_state_is_not_written(world: World) -> None:
 
 
 def test_a_new_stack(world: World) -> None:
-    world.exported, world.looks = state(), [None, []]
+    world.exported, world.looks = None, [None, []]
     assert world.up("5") == 0
-    assert world.done == ["locks of dev", "config set --stack dev -- numinst 5", UP, "settle first made", "status"]
+    assert world.done == [
+        "locks of dev",
+        "init",
+        "config set --stack dev -- numinst 5",
+        UP,
+        "settle first made",
+        "status",
+    ]
 
 
 def test_what_a_lost_state_left_is_refused_before_anything_starts(world: World) -> None:
-    world.exported, world.left = state(), [Leftover("network", "spdk-k8s-dev")]
+    world.exported, world.left = None, [Leftover("network", "spdk-k8s-dev")]
     with pytest.raises(SystemExit, match="network spdk-k8s-dev\nremedy: make down STACK=dev"):
         world.up()
     assert world.done == ["locks of dev"]
 
 
 def test_a_killed_runs_operations_are_cleared_in_the_state_that_goes_back(world: World) -> None:
+    assert world.exported
     world.exported["deployment"]["pending_operations"] = [{"type": "creating", "resource": resource("x")}]
     assert world.up() == 0
     assert world.done[:2] == ["locks of dev", "put"]
@@ -159,6 +175,7 @@ def test_drift_is_named_its_steps_run_again_and_kubernetes_is_refreshed(
         "status",
     ]
     assert "drift: node worker1 is not Ready\n" in capsys.readouterr().out
+    assert world.exported
     # the policies see the command while it waits: it is still what it was
     assert cli.resources(world.exported)[3]["inputs"]["update"] == "timeout 60 bash -s up # drifted"
 
