@@ -113,13 +113,16 @@ class Stack:
         exported: Exported = json.loads(done.stdout)
         return exported
 
-    def open(self) -> Exported:
-        """The state; a stack that is not there is made."""
-        if (exported := self.export()) is not None:
-            return exported
+    def init(self) -> Exported:
+        """Make the stack; its state."""
         self.drop_salt()  # the salt of an earlier state would not fit the new stack's passphrase
         self.run("stack", "init", self.name)
         return {"version": 3, "deployment": {}}
+
+    def open(self) -> Exported:
+        """The state; a stack that is not there is made."""
+        exported = self.export()
+        return self.init() if exported is None else exported
 
     def select(self) -> subprocess.Popen[bytes]:
         """Make it the one that plain commands without --stack mean. Nobody need wait for it before the end."""

@@ -25,6 +25,11 @@ def states() -> list[str]:
     return [path.stem for path in (STATE / ".pulumi/stacks").glob("**/*.json")]
 
 
+def may_be_up(stack: str) -> bool:
+    """Without the tools only a state in this checkout can be seen; one in a backend of the user's own cannot."""
+    return stack in states() or os.environ.get("PULUMI_BACKEND_URL") != f"file://{STATE}"
+
+
 def begin_anew(stack: str, *setup: str) -> int:
     """Run set-up, and this program in the environment that it leaves; does not return when that works."""
     done = subprocess.run([ROOT / "setup/setup", *setup], cwd=ROOT)
@@ -34,6 +39,11 @@ def begin_anew(stack: str, *setup: str) -> int:
     sys.stdout.flush()
     os.chdir(ROOT)
     os.execvp("bash", ["bash", "-c", script, "down", stack, "--again"])  # noqa: S606
+
+
+def engine(command: str) -> None:
+    if code := subprocess.run([ROOT / "setup/engine", command], cwd=ROOT).returncode:
+        raise SystemExit(code)
 
 
 def unprotect(exported: Exported) -> bool:
@@ -49,12 +59,15 @@ def destroy(stack: Stack) -> int:
 
 
 def remove_leftovers(stack: Stack) -> int:
-    """What is in the Docker engine and not in the state; how many objects there were."""
+    """Remove what is in the Docker engine and not in the state; how many objects that were."""
     found = leftovers.find(stack.name)
-    for checkout in sorted({item.checkout for item in found if item.elsewhere}):
-        print(f"the checkout in {checkout} made stack {stack.name}; remedy: make -C {checkout} down STACK={stack.name}")
+    if elsewhere := sorted({item.checkout for item in found if item.elsewhere}):
+        raise SystemExit(
+            f"the checkout in {elsewhere[0]} made stack {stack.name}, so it is left as it is; "
+            f"remedy: make -C {elsewhere[0]} down STACK={stack.name}"
+        )
     for item in found:
-        if not item.elsewhere and recover.remove(item.kind, item.name):
+        if recover.remove(item.kind, item.name):
             print(f"removed {item.kind} {item.name}, which no state knew", flush=True)
     return len(found)
 
@@ -71,6 +84,7 @@ def down(stack: Stack) -> int:
     recover.refuse_second_run(stack.name)
     exported = stack.export() if shutil.which("pulumi") else None
     if exported is not None:
+        engine("start")
         if recover.clear(exported) | unprotect(exported):
             stack.put(exported)
         if code := destroy(stack):
@@ -89,18 +103,15 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="set-up has run: do not run it once more")
     chosen = parser.parse_args()
     name: str = chosen.stack
-    if not chosen.again and name in states() and not tools_are_there():  # the cache or .venv was deleted
+    if not chosen.again and not tools_are_there() and may_be_up(name):  # the cache or .venv was deleted
         return begin_anew(name, "--tools")
-    engine = [ROOT / "setup/engine"]
-    if name in states():
-        subprocess.run([*engine, "start"], check=True)
     with cli.session(name) as stack:
         code = down(stack)
     if code and not chosen.again:  # perhaps for want of a plugin that a newer checkout pins
         return begin_anew(name)
     if not code:
         tidy(stack)
-        subprocess.run([*engine, "stop"])  # only if a set-up started it and nothing runs in it
+        engine("stop")  # only if a set-up started it and nothing runs in it
     return code
 
 

@@ -113,11 +113,13 @@ class Progress:
             self._print("\n".join([*before, f"error: {_name(urn) + ': ' if urn else ''}{text}"]))
             if step:
                 step.said.clear()
-        elif step:
+        elif step and severity == "info":
             step.said.extend(text.splitlines())
-        elif text not in self.shown and not about.get("ephemeral"):  # the program, about its choices
-            self.shown.add(text)
-            self._print(f"warning: {text}" if severity == "warning" else text)
+        elif severity == "warning" or not (urn or about.get("ephemeral")):  # without a URN: the program, of its choices
+            text = f"warning: {text}" if severity == "warning" else text
+            if text not in self.shown:
+                self.shown.add(text)
+                self._print(text)
 
     def _done(self, about: dict[str, Any]) -> None:
         step = self.steps.pop(about["urn"], None)

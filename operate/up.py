@@ -155,10 +155,12 @@ def say(drifts: list[check.Drift]) -> None:
 
 def up(stack: Stack, numinst: str) -> int:
     recover.refuse_second_run(stack.name)
-    exported = stack.open()
-    changed = recover.clear(exported)
-    if not has_machines(exported):
+    exported = stack.export()
+    changed = exported is not None and recover.clear(exported)
+    if exported is None or not has_machines(exported):
         leftovers.refuse(stack.name, leftovers.find(stack.name))
+    if exported is None:
+        exported = stack.init()
     selecting = stack.select()
     before, options = mended(stack, exported, changed=changed)
     if numinst:

@@ -272,6 +272,17 @@ def vms_and_hosts(graph: Graph) -> Iterator[tuple[str, str]]:
         yield host_of(graph, graph[f"{vm.name}/{vm.name}-vm"]), vm.name
 
 
+def test_what_is_made_in_the_engine_carries_labels_and_is_not_replaced_for_them() -> None:
+    """`make down` finds it by them where the state is lost; Docker cannot change labels."""
+    kinds = ("container:Container", "network:Network", "volume:Volume")
+    made = [resource for kind in kinds for resource in of_type(run_program(), f"docker:index/{kind}")]
+    assert len(made) == 5
+    for resource in made:
+        labels = {item["label"]: item["value"] for item in resource.inputs["labels"]}
+        assert labels == {"spdk-k8s.stack": "dev", "spdk-k8s.checkout": str(Path(__file__).parents[2])}
+        assert "labels" in resource.request.ignoreChanges
+
+
 def test_what_is_in_the_cluster_goes_with_the_control_plane(graph: Graph) -> None:
     inside = [r for r in graph.values() if r.typ.startswith("kubernetes:")]
     assert len(inside) > 8

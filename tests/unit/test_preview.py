@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from operate import preview
+from operate.cli import ROOT
 from operate.preview import UNKNOWN, Preview, report
 
 pytestmark = pytest.mark.unit
@@ -174,3 +179,79 @@ def test_an_error_is_shown_whole() -> None:
 )
 def test_kinds_are_short(token: str, shown: str) -> None:
     assert preview.kind(token) == shown
+
+
+def test_after_an_error_nothing_is_said_to_be_unchanged() -> None:
+    """Whatever it was that failed: the engine may have had no word for it."""
+    for found, code in ((made(), 255), (made(said("error", "incorrect passphrase")), 255), (made(), 1)):
+        shown = report("dev", found, against=False, code=code)
+        assert "nothing changes" not in shown
+        assert "make up" not in shown
+        assert shown.startswith("Preview of stack dev: it failed before its end")
+
+
+class Checkout:
+    """In the place of a Stack, with an engine that says `lines`."""
+
+    name = "dev"
+
+    def __init__(self, *lines: str, code: int = 0) -> None:
+        self.lines, self.code, self.put_back, self.command = lines, code, False, ()
+        self.exported: Any = {"deployment": {"pending_operations": [{"type": "updating", "resource": {"type": "x"}}]}}
+
+    def open(self) -> Any:
+        return self.exported
+
+    def put(self, _: Any) -> None:
+        self.put_back = True
+
+    def watch(self, *command: str, each_line: Any, beat: Any) -> int:
+        self.command = command
+        for line in self.lines:
+            each_line(line)
+        beat()
+        return self.code
+
+
+def previewed(monkeypatch: pytest.MonkeyPatch, checkout: Checkout, *options: str, locked: bool = False) -> int:
+    monkeypatch.setattr(preview, "session", lambda _: nullcontext(checkout))
+    monkeypatch.setattr(preview, "set_for_this_run", lambda _: ["--config-file", "f"])
+    monkeypatch.setattr(preview.recover, "running", lambda _: ["a lock"] if locked else [])
+    monkeypatch.setattr(sys, "argv", ["preview", "dev", *options])
+    return preview.main()
+
+
+def test_a_preview_recovers_first_but_not_while_another_run_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is unfinished then is that run's own."""
+    for locked in (False, True):
+        checkout = Checkout("not an event\n", "\n")
+        assert previewed(monkeypatch, checkout, "--diff", locked=locked) == 0
+        assert checkout.put_back != locked
+        assert checkout.command[-3:] == ("--config-file", "f", "--diff")
+        shown = capsys.readouterr()
+        assert shown.out.startswith("Preview of stack dev: nothing changes\n")
+        assert "not an event" in shown.err
+
+
+def test_a_kept_preview_knows_nothing_of_the_checkouts_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = str(tmp_path / "kept")
+    line = json.dumps(step("create", "docker:index/network:Network", "n", new={"label": f"{preview.ROOT}"}))
+    assert previewed(monkeypatch, Checkout(line), "--save", kept) == 0
+    assert str(preview.ROOT) not in Path(kept).read_text()
+    monkeypatch.setattr(preview, "ROOT", Path("/another/checkout"))
+    moved = line.replace(str(ROOT), "/another/checkout")
+    assert previewed(monkeypatch, Checkout(moved), "--against", kept) == 0
+    assert "compared with the one before: nothing changes" in capsys.readouterr().out
+
+
+def test_a_preview_that_failed_is_not_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("{}")
+    assert previewed(monkeypatch, Checkout(code=255), "--against", str(kept)) == 255
+    assert "compared" not in capsys.readouterr().out
