@@ -143,5 +143,3 @@ pulumi.export("disks", [{"node": disks[i].node, "path": disks[i].path} for i in 
 pulumi.export("sshKey", machines.keys.key("client", "private"))
 pulumi.export("pages", video.pages)
 pulumi.export("streams", video.streams)
-
-startup.finish()
