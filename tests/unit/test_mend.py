@@ -183,7 +183,7 @@ def test_a_pod_that_is_being_made_anew_is_waited_for(cluster: FakeCluster, clock
     found, said = settled(cluster)
     assert found.drifts == []
     assert clock.now == 20 + settle.HOLD
-    assert said == [f"waiting: pod {VIDEO}-0 is not ready, and 1 more"]
+    assert said == [f"waiting: pod {VIDEO}-0 is not ready"]
 
 
 def test_old_disks_that_still_answer_are_not_taken_for_the_new_ones(cluster: FakeCluster, clock: Clock) -> None:
