@@ -142,7 +142,8 @@ def container(name: str, address: str) -> dict[str, object]:
 
 def step(name: str, address: str) -> dict[str, object]:
     urn = f"urn:pulumi:dev::spdk-k8s::command:remote:Command::{name}"
-    return {"urn": urn, "type": "command:remote:Command", "inputs": {"connection": {"host": address}}}
+    connection = {"a secret's mark": "", "plaintext": json.dumps({"host": address})}
+    return {"urn": urn, "type": "command:remote:Command", "inputs": {"connection": connection}}
 
 
 def test_the_steps_of_a_deleted_machine_run_again() -> None:
