@@ -152,14 +152,14 @@ def videos(seen: Snapshot) -> Iterator[Drift]:
         pod = pods[name]
         if is_held(pod, seen):
             continue
-        if not view.well(pod):
-            yield Drift(f"pod {name} is not ready{_because(seen, [pod])}", mend=_look(name), comes=True)
-        elif seen.revision and view.revision(pod) not in ("", seen.revision):
-            yield Drift(f"pod {name} is still of an earlier definition", mend=_look(name), comes=True)
         # a machine that is there at least refuses; the cluster takes a minute to say that one has gone
         silent = not marker.status.isdigit() and "refused" not in marker.status
         again = (f"{node}-vm",) if silent and node in made.vms else ()
-        if marker.marker is None:
+        if not view.well(pod):
+            yield Drift(f"pod {name} is not ready{_because(seen, [pod])}", again, mend=_look(name), comes=True)
+        elif seen.revision and view.revision(pod) not in ("", seen.revision):
+            yield Drift(f"pod {name} is still of an earlier definition", mend=_look(name), comes=True)
+        elif marker.marker is None:
             what = f"{page}marker answers {marker.status} {marker.text[:60]!r}, not the marker of disk {i}"
             yield Drift(what, again, mend=_look(name), comes=True)
         elif marker.marker.get("ordinal") != i:

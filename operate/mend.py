@@ -8,6 +8,7 @@ believes is right.
 # pyright: reportOptionalMemberAccess=false
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -138,9 +139,14 @@ def lost_machines(resources: Sequence[dict[str, Any]], present: Collection[str])
     machines = tuple(r["outputs"]["hostname"] for r in gone)
     nodes = tuple(f"cluster-{machine}-ready" for machine in machines)  # these run on the control plane's machine
     remote = {
-        r["urn"].rpartition("::")[2]: r["inputs"]["connection"]["host"]
+        r["urn"].rpartition("::")[2]: _host(r["inputs"]["connection"])
         for r in resources
         if r["type"] == "command:remote:Command"
     }
     steps = frozenset(name for name, host in remote.items() if host in addresses or name in nodes)
     return Lost(machines, tuple(r["urn"] for r in gone), steps)
+
+
+def _host(connection: dict[str, Any]) -> str:
+    """Of a remote step; the engine marks its whole connection as a secret, in plain text in a state that shows them."""
+    return (json.loads(connection["plaintext"]) if "plaintext" in connection else connection)["host"]

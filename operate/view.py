@@ -284,9 +284,7 @@ def _newest(events: Iterable[client.CoreV1Event]) -> dict[str, str]:
     """uid of a pod -> what its newest event says."""
     about = [event for event in events if event.involved_object.kind == "Pod"]
     about.sort(key=lambda event: str(event.last_timestamp or event.event_time or ""))
-    return {
-        str(event.involved_object.uid): f"{event.reason}: {' '.join((event.message or '').split())}" for event in about
-    }
+    return {str(event.involved_object.uid): f"{event.reason}: {event.message or ''}" for event in about}
 
 
 @dataclass(frozen=True)
@@ -363,12 +361,16 @@ def home(pod: Pod) -> str:
 
 
 def reason(pod: Pod, warnings: Mapping[str, str]) -> str:
-    """Why it is not well, as far as the cluster says."""
+    """Why it is not well, as far as the cluster says, in a line."""
+    return " ".join(_reason(pod, warnings).split())[:200]
+
+
+def _reason(pod: Pod, warnings: Mapping[str, str]) -> str:
     if pod.metadata.deletion_timestamp:
         return "it is being deleted"
     for c in pod.status.container_statuses or []:
         if not c.ready and c.last_state and c.last_state.terminated and c.last_state.terminated.message:
-            return f"{c.name} ended: {' '.join(c.last_state.terminated.message.split())}"
+            return f"{c.name} ended: {c.last_state.terminated.message}"
     scheduled = next((c for c in pod.status.conditions or [] if c.type == "PodScheduled"), None)
     if scheduled and scheduled.status != "True" and scheduled.message:
         return scheduled.message

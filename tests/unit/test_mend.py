@@ -142,7 +142,8 @@ def container(name: str, address: str) -> dict[str, object]:
 
 def step(name: str, address: str) -> dict[str, object]:
     urn = f"urn:pulumi:dev::spdk-k8s::command:remote:Command::{name}"
-    return {"urn": urn, "type": "command:remote:Command", "inputs": {"connection": {"host": address}}}
+    connection = {"a secret's mark": "", "plaintext": json.dumps({"host": address})}
+    return {"urn": urn, "type": "command:remote:Command", "inputs": {"connection": connection}}
 
 
 def test_the_steps_of_a_deleted_machine_run_again() -> None:
@@ -183,7 +184,7 @@ def test_a_pod_that_is_being_made_anew_is_waited_for(cluster: FakeCluster, clock
     found, said = settled(cluster)
     assert found.drifts == []
     assert clock.now == 20 + settle.HOLD
-    assert said == [f"waiting: pod {VIDEO}-0 is not ready, and 1 more"]
+    assert said == [f"waiting: pod {VIDEO}-0 is not ready"]
 
 
 def test_old_disks_that_still_answer_are_not_taken_for_the_new_ones(cluster: FakeCluster, clock: Clock) -> None:
