@@ -66,7 +66,7 @@ class DevMachines(pulumi.ComponentResource):
         super().__init__("spdk-k8s:index:DevMachines", name, None, opts)
         project = f"spdk-k8s-{pulumi.get_stack()}"
         child = pulumi.ResourceOptions(parent=self)
-        labels = {STACK_LABEL: pulumi.get_stack(), CHECKOUT_LABEL: str(Path(__file__).parents[1])}
+        labels = {STACK_LABEL: pulumi.get_stack(), CHECKOUT_LABEL: str(Path(__file__).resolve().parents[1])}
 
         preflight = local.Command(
             f"{name}-preflight",

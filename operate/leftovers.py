@@ -29,7 +29,9 @@ class Leftover:
     @property
     def elsewhere(self) -> bool:
         """Whether another checkout made it that is still there, with a state of its own maybe."""
-        return self.checkout not in ("", str(ROOT)) and (Path(self.checkout) / "Pulumi.yaml").exists()
+        if not self.checkout or Path(self.checkout).resolve() == ROOT.resolve():  # reached by a link, maybe
+            return False
+        return (Path(self.checkout) / "Pulumi.yaml").exists()
 
 
 def parse(kind: str, listed: str, stack: str) -> Iterator[Leftover]:

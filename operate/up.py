@@ -124,7 +124,7 @@ def mended(stack: Stack, exported: Exported, *, changed: bool) -> tuple[Running 
     """
     if has_machines(exported):
         start_stopped(found := machines(stack.name))
-        lost = mend.lost_machines(cli.resources(exported), found.keys())
+        lost = mend.lost_machines(cli.plain(cli.resources(exported)), found.keys())
         if lost.machines:
             exported, changed = machines_made_anew(stack, exported, lost), False
     running = Running.look(exported)

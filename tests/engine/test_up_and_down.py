@@ -110,6 +110,23 @@ def test_up_after_a_kill_then_down_twice_leaves_nothing(checkout: Path) -> None:
     assert tree_of(checkout) == before
 
 
+def test_in_a_terminal_the_display_is_the_clis(checkout: Path) -> None:
+    (checkout / "go").touch()
+    environment = {k: v for k, v in os.environ.items() if k not in MINE} | {"TERM": "xterm"}
+    run = subprocess.run(
+        ["script", "--quiet", "--return", "--command", f"make -C {checkout} up", "/dev/null"],
+        env=environment | {"SPDK_K8S_CACHE": str(checkout.parent / "cache")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert run.returncode == 0, run.stdout
+    assert "Resources:" in run.stdout
+    assert "\x1b[" in run.stdout, "no colours"
+    finished(make(checkout, "down"))
+
+
 def test_a_second_run_is_told_which_one_is_under_way(checkout: Path) -> None:
     first = make(checkout, "up")
     under_way(checkout, first)

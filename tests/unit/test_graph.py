@@ -279,7 +279,7 @@ def test_what_is_made_in_the_engine_carries_labels_and_is_not_replaced_for_them(
     assert len(made) == 5
     for resource in made:
         labels = {item["label"]: item["value"] for item in resource.inputs["labels"]}
-        assert labels == {"spdk-k8s.stack": "dev", "spdk-k8s.checkout": str(Path(__file__).parents[2])}
+        assert labels == {"spdk-k8s.stack": "dev", "spdk-k8s.checkout": str(Path(__file__).resolve().parents[2])}
         assert "labels" in resource.request.ignoreChanges
 
 

@@ -70,6 +70,9 @@ def test_up_is_refused_with_the_way_out(tmp_path: Path) -> None:
     assert "  container c\n  network n\n" in said
     assert said.endswith("remedy: make down STACK=dev, which deletes them and their data")
 
+    link = tmp_path / "link"
+    link.symlink_to(ROOT)
+    assert not Leftover("container", "c", str(link)).elsewhere
     other = Leftover("container", "c", str(tmp_path))
     assert not other.elsewhere  # that checkout was deleted
     (tmp_path / "Pulumi.yaml").touch()

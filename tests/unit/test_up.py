@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -26,7 +27,8 @@ def resource(name: str, kind: str = "command:remote:Command", **more: Any) -> di
 
 
 def step(name: str, host: str = "192.0.2.3") -> dict[str, Any]:
-    return resource(name, inputs={"update": "timeout 60 bash -s up", "connection": {"host": host}})
+    secret = {cli.SPECIAL: "1b47061264138c4ac30d75fd1eb44270", "plaintext": json.dumps({"host": host})}
+    return resource(name, inputs={"update": "timeout 60 bash -s up", "connection": secret})
 
 
 def machine(name: str, address: str) -> dict[str, Any]:
