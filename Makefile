@@ -3,7 +3,7 @@ STACK ?= dev
 NUMINST ?=
 export VHOST_BACKEND SPDK_SOURCE
 ARGS ?=
-ENV = environment=$$(setup/env) && eval "$$environment"
+ENV = environment=$$(bash setup/env) && eval "$$environment"
 
 .PHONY: help setup up preview status check down test bench env
 help:
