@@ -32,17 +32,17 @@ def may_be_up(stack: str) -> bool:
 
 def begin_anew(stack: str, *setup: str) -> int:
     """Run set-up, and this program in the environment that it leaves; does not return when that works."""
-    done = subprocess.run([ROOT / "setup/setup", *setup], cwd=ROOT)
+    done = subprocess.run(["bash", "setup/setup", *setup], cwd=ROOT)
     if done.returncode:
         return done.returncode
-    script = 'environment=$(setup/env) && eval "$environment" && exec python3 -m operate.down "$@"'
+    script = 'environment=$(bash setup/env) && eval "$environment" && exec python3 -m operate.down "$@"'
     sys.stdout.flush()
     os.chdir(ROOT)
     os.execvp("bash", ["bash", "-c", script, "down", stack, "--again"])  # noqa: S606
 
 
 def engine(command: str) -> None:
-    if code := subprocess.run([ROOT / "setup/engine", command], cwd=ROOT).returncode:
+    if code := subprocess.run(["bash", "setup/engine", command], cwd=ROOT).returncode:
         raise SystemExit(code)
 
 

@@ -46,7 +46,7 @@ class World:
         state.touch()
 
     def ran(self, command: list[Any], **_: object) -> subprocess.CompletedProcess[str]:
-        self.done.append(" ".join([Path(command[0]).name, *command[1:]]))
+        self.done.append(" ".join(command).removeprefix("bash setup/"))
         return subprocess.CompletedProcess(command, self.code, "", "")
 
     def exec(self, program: str, arguments: list[str]) -> None:
