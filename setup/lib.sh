@@ -30,7 +30,7 @@ step() {
   set +m
   while ! timeout 20 tail -s 0.1 --pid="$running" -f /dev/null; do
     printf '  %-12s %4d s … %s\n' "$name" $((SECONDS - begun)) "$(tail -n 1 "$log" | tr '\r' '\n' | tail -n 1 | cut -c1-100)"
-  done &
+  done 9>&- & # it may outlive this shell for a moment, but not hold its lock
   if wait "$running"; then
     running=
     printf '✓ %-12s %4d s   %s\n' "$name" $((SECONDS - begun)) "$(paste -sd ';' "$log.did" | sed 's/;/; /g')"
