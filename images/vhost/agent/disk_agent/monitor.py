@@ -1,0 +1,76 @@
+"""A QMP monitor, of QEMU or of qemu-storage-daemon, with a bound on every wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it says is said in the exceptions too
+
+
+class Refused(Exception):
+    """The other side answered with an error; in its own words."""
+
+
+class Silent(Exception):
+    """The other side did not answer in time, answered garbage, or went away meanwhile."""
+
+
+class Monitor:
+    """Connected from `open` until `close`, or until the other side goes away."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._client = QMPClient(path.name)
+
+    async def open(self, seconds: float = 5) -> None:
+        """Raises ConnectionError or FileNotFoundError where nobody listens, Silent where nobody greets."""
+        ours = socket.socket(socket.AF_UNIX)
+        ours.setblocking(False)
+        try:
+            # not by qemu.qmp, which hides why it could not connect
+            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(ours, str(self.path)), seconds)
+            await asyncio.wait_for(self._client.connect(ours), seconds)
+        except (ConnectionRefusedError, FileNotFoundError):
+            ours.close()
+            raise
+        except (QMPError, OSError, EOFError, TimeoutError) as error:
+            ours.close()
+            raise Silent(f"{self.path} does not greet: {_words(error)}") from None
+
+    async def ask(self, command: str, arguments: Mapping[str, object] | None = None, seconds: float = 10) -> Any:
+        try:
+            return await asyncio.wait_for(self._client.execute(command, arguments), seconds)
+        except ExecuteError as error:
+            raise Refused(f"{command}: {error}") from None
+        except (QMPError, OSError, EOFError, TimeoutError) as error:
+            raise Silent(f"{self.path} does not answer {command}: {_words(error)}") from None
+
+    async def events(self) -> AsyncIterator[str]:
+        """The names of its events, until it goes away."""
+        changed = asyncio.ensure_future(self._client.runstate_changed())
+        try:
+            while not changed.done():
+                got = asyncio.ensure_future(self._client.events.get())
+                await asyncio.wait({got, changed}, return_when=asyncio.FIRST_COMPLETED)
+                if not got.done():
+                    got.cancel()
+                    return
+                yield str(got.result()["event"])
+        finally:
+            changed.cancel()
+
+    async def close(self) -> None:
+        with suppress(Exception):
+            await asyncio.wait_for(self._client.disconnect(), 2)
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
