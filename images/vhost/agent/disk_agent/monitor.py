@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,19 +53,19 @@ class Monitor:
         except (QMPError, OSError, EOFError, TimeoutError) as error:
             raise Silent(f"{self.path} does not answer {command}: {_words(error)}") from None
 
-    async def events(self) -> AsyncIterator[str]:
-        """The names of its events, until it goes away."""
-        changed = asyncio.ensure_future(self._client.runstate_changed())
+    async def follow(self, tell: Callable[[str], None]) -> None:
+        """`tell` the name of each of its events, until it goes away."""
+        gone = asyncio.ensure_future(self._client.runstate_changed())
+        got: asyncio.Future[Any] = asyncio.ensure_future(self._client.events.get())
         try:
-            while not changed.done():
-                got = asyncio.ensure_future(self._client.events.get())
-                await asyncio.wait({got, changed}, return_when=asyncio.FIRST_COMPLETED)
-                if not got.done():
-                    got.cancel()
-                    return
-                yield str(got.result()["event"])
+            while not gone.done():
+                await asyncio.wait({got, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if got.done():
+                    tell(str(got.result()["event"]))
+                    got = asyncio.ensure_future(self._client.events.get())
         finally:
-            changed.cancel()
+            gone.cancel()
+            got.cancel()
 
     async def close(self) -> None:
         with suppress(Exception):

@@ -65,9 +65,11 @@ class Vm:
         await self.look()
 
     async def _follow(self, monitor: Monitor) -> None:
-        async for event in monitor.events():
+        def tell(event: str) -> None:
             if event in ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", "RESET"):
                 self._changed()
+
+        await monitor.follow(tell)
         if self._monitor is monitor:
             await self._lost(f"QEMU of {self.name} went away")
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,12 +115,23 @@ class Server:
         return doing(**{k.replace("-", "_"): v for k, v in arguments.items()})
 
 
+async def objects(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """One JSON text after the other; clients send no line's end."""
+    decoder, text = json.JSONDecoder(), ""
+    while chunk := await reader.read(65536):
+        text += chunk.decode()
+        with suppress(ValueError):
+            while text:
+                found, end = decoder.raw_decode(text)
+                text = text[end:].lstrip()
+                yield found
+
+
 class QmpServer(Server):
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         version = {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": ""}
         self.say(writer, {"QMP": {"version": version, "capabilities": []}})
-        while line := await reader.readline():
-            asked = json.loads(line)
+        async for asked in objects(reader):
             answer: dict[str, Any] = {"id": asked["id"]} if "id" in asked else {}
             try:
                 if asked["execute"] == "qmp_capabilities":
@@ -249,18 +260,13 @@ class FakeSpdk(Server, Exports):
         self.controllers.clear()
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        decoder, text = json.JSONDecoder(), ""
-        while chunk := await reader.read(65536):
-            text += chunk.decode()
-            with suppress(ValueError):
-                asked, end = decoder.raw_decode(text)
-                text = text[end:].lstrip()
-                answer = {"jsonrpc": "2.0", "id": asked["id"]}
-                try:
-                    answer["result"] = self.do(asked["method"], asked.get("params", {}))
-                except RuntimeError as error:
-                    answer["error"] = {"code": -32602, "message": str(error)}
-                self.say(writer, answer)
+        async for asked in objects(reader):
+            answer = {"jsonrpc": "2.0", "id": asked["id"]}
+            try:
+                answer["result"] = self.do(asked["method"], asked.get("params", {}))
+            except RuntimeError as error:
+                answer["error"] = {"code": -32602, "message": str(error)}
+            self.say(writer, answer)
 
     def spdk_get_version(self) -> dict[str, Any]:
         return {"version": "SPDK v26.05"}
@@ -388,6 +394,7 @@ class FakeQemu(QmpServer):
         if id not in self.devices:
             raise RuntimeError(f"Device '{id}' not found")
         if id in self.leaving:
+            self.let_go()
             raise RuntimeError(f"Device {id} is already in the process of unplug")
         self.leaving.add(id)
         self.let_go()
