@@ -121,7 +121,7 @@ def _held(now: str | None, seen: Seen, rightful: list[Device], kept: list[Device
         if seen.refusal:
             return Step(State.REFUSED, None, seen.refusal)
         return Step(State.MISSING, Do.SERVE, f"{(rightful or kept)[0].vm} has it and waits for the target")
-    if seen.served != now:
+    if seen.served != now and not any(d.life == seen.served for d in strangers):
         return Step(State.SWAPPING, Do.STOP, "the target serves another disk at its socket")
     if strangers:
         return Step(State.SWAPPING, Do.UNPLUG, f"{strangers[0].vm} has an earlier life of it", strangers[0])
