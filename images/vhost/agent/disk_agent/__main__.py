@@ -34,8 +34,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--sockets", type=Path, default=Path("/run/spdk-k8s"))
     parser.add_argument("--run", type=Path, default=RUN)
     parser.add_argument("--port", type=int, default=9301)
-    parser.add_argument("target", nargs="*", help="arguments of SPDK")
-    return parser.parse_args(words)
+    ours = words[: words.index("--")] if "--" in words else words
+    asked = parser.parse_args(ours)
+    asked.target = words[len(ours) + 1 :]
+    return asked
 
 
 def own(folder: Path) -> None:

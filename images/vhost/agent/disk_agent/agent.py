@@ -22,6 +22,7 @@ from disk_agent.vm import Qemu, Vm
 
 LOOK_AROUND = 30  # seconds: what was changed by hand in QEMU's monitor or the target is put right in time
 LOOK_AT_CONFIG = 0.5
+LOOK_WITHIN = 1.0  # seconds, at a file or device
 FIRST_RETRY, LAST_RETRY = 0.1, 10.0  # seconds
 SETTLED = (State.PLUGGED, State.SERVED, State.SWAPPING, State.REFUSED)  # as far as the target goes
 
@@ -85,6 +86,7 @@ class Agent:
         self._connecting: dict[str, asyncio.Task[None]] = {}
         self._read: tuple[int, int] | None = None
         self._wake = asyncio.Event()
+        self._said = ""
         self._due = 0.0  # when to look around next
 
     # --- what is wanted --------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ class Agent:
             elif disk.vm and self.supervisor.up and i not in self._looks:
                 self._looks[i] = asyncio.create_task(self.target.look(disk))
         if self._looks:
-            _, waiting = await asyncio.wait(self._looks.values(), timeout=1)
+            _, waiting = await asyncio.wait(self._looks.values(), timeout=LOOK_WITHIN)
             for i, task in list(self._looks.items()):
                 if task in waiting:
                     lives[i] = Refused(f"{disks[i].path if i in disks else i} does not answer")
@@ -317,7 +319,9 @@ class Agent:
         except (Silent, Refused) as error:  # the target, as a whole
             self._due = time.monotonic() + 0.2
             self._say_why_nothing_is_done()
-            print(f"the target: {error}", file=sys.stderr, flush=True)
+            if str(error) != self._said:
+                print(f"the target: {error}", file=sys.stderr, flush=True)
+            self._said = str(error)
 
     async def run(self) -> None:
         """For ever."""

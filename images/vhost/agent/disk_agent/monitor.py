@@ -14,6 +14,8 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it says is said in the exceptions too
 
+GREETS_WITHIN = 5.0  # seconds
+
 
 class Refused(Exception):
     """The other side answered with an error; in its own words."""
@@ -30,14 +32,14 @@ class Monitor:
         self.path = path
         self._client = QMPClient(path.name)
 
-    async def open(self, seconds: float = 5) -> None:
+    async def open(self) -> None:
         """Raises ConnectionError or FileNotFoundError where nobody listens, Silent where nobody greets."""
         ours = socket.socket(socket.AF_UNIX)
         ours.setblocking(False)
         try:
             # not by qemu.qmp, which hides why it could not connect
-            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(ours, str(self.path)), seconds)
-            await asyncio.wait_for(self._client.connect(ours), seconds)
+            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(ours, str(self.path)), GREETS_WITHIN)
+            await asyncio.wait_for(self._client.connect(ours), GREETS_WITHIN)
         except (ConnectionRefusedError, FileNotFoundError):
             ours.close()
             raise

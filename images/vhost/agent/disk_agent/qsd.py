@@ -14,6 +14,8 @@ from disk_agent.machine import SCRAP
 from disk_agent.monitor import Monitor, Refused
 from disk_agent.target import RUN
 
+GONE_WITHIN = 5.0  # seconds, of an export
+
 
 class StorageDaemon:
     """Disks in memory are files in the pod's own memory: they outlive the daemon, not the pod. Their life is in the
@@ -103,10 +105,10 @@ class StorageDaemon:
     async def stop(self, ordinal: int) -> None:
         name = f"vhost.{ordinal}"
         await self._monitor.ask("block-export-del", {"id": name, "mode": "hard"})
-        end = time.monotonic() + 5
+        end = time.monotonic() + GONE_WITHIN
         while any(e["id"] == name for e in await self._monitor.ask("query-block-exports")):
             if time.monotonic() > end:
-                raise Refused(f"block-export-del: {name} is still there after 5 s")
+                raise Refused(f"block-export-del: {name} is still there after {GONE_WITHIN} s")
             await asyncio.sleep(0.02)
         await self._drop_nodes(ordinal)
         (self.run / f"scrap.{ordinal}").unlink(missing_ok=True)
