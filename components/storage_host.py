@@ -13,9 +13,9 @@ from components.vhost import Vhost, VhostArgs
 from components.video import Disk
 from components.worker_vm import WorkerVm, WorkerVmArgs
 from render.placement import disk_path, mac_address, place
-from render.vhost import Disks
+from render.vhost import Disks, vhost_config
 from settings import budgets
-from settings.models import Settings
+from settings.models import Settings, Ssh
 from settings.names import MEDIA, VHOST
 
 
@@ -38,12 +38,13 @@ class Parts:
     """None: `video.mediaDir` has the user's own."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class StorageHost:
     """What `storage_host` made.
 
     pod: name of the vhost pod. ordinals: of the instances whose disks it serves; disks has those by ordinal.
-    vms: by name. joined: the resources after which the VMs are nodes.
+    config: the pod's vhost.json. vms: by name. users: of each VM, the instances there. joined: the resources after
+    which the VMs are nodes.
     """
 
     pod: str
@@ -51,12 +52,19 @@ class StorageHost:
     disks: dict[int, Disk] = field(default_factory=dict[int, Disk])
     vms: dict[str, WorkerVm] = field(default_factory=dict[str, WorkerVm])
     joined: list[pulumi.Resource] = field(default_factory=list[pulumi.Resource])
+    users: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    config: str = ""
+
+    def released(self, after: pulumi.Resource) -> None:
+        """Disks that are wanted no more leave their VMs after `after`, which had them mounted."""
+        for name, vm in self.vms.items():
+            vm.released(self.users[name], config=self.config, after=after)
 
 
 def storage_host(host: Host, parts: Parts) -> StorageHost:
     """Make `host` a node with a vhost target, and boot its VMs meanwhile.
 
-    A VM gets the disk of each of its instances as soon as the target serves it.
+    The disk agent in the vhost pod plugs the disks of its instances into each VM.
     """
     config, cluster = parts.config, parts.cluster
     machines = config.machines
@@ -74,41 +82,14 @@ def storage_host(host: Host, parts: Parts) -> StorageHost:
         disk_mib=config.vhost.disk_mib,
         sync="2s",  # the target reads its disks from a ConfigMap
     )
-    vhost = Vhost(
-        "vhost" if first else f"vhost-{host.name}",
-        VhostArgs(
-            pod=made.pod,
-            namespace=parts.namespace,
-            image=parts.vhost_image,
-            backend=parts.backend,
-            host=host,
-            disks=Disks(
-                ordinals=ordinals,
-                slots=config.slots,
-                mib=config.vhost.disk_mib,
-                block_size=config.vhost.block_size,
-                queues=config.vm.queues,
-                bdev=config.vhost.bdev,
-                devices=config.vhost.devices,
-            ),
-            memory_mib=budgets.vhost_memory_mib(config),
-            files=config.vhost.files,
-            cpu_mask=config.vhost.cpu_mask,
-            cores=len(config.vhost.cores),
-            hugepage_size=config.vhost.hugepage_size,
-            after=[cluster.join(host, prepared)],
-        ),
-        cluster.contents,
-    )
     for index, name in enumerate(vm_names):
-        address = machines.addresses[name]
-        made.vms[name] = vm = WorkerVm(
+        made.vms[name] = WorkerVm(
             name,
             WorkerVmArgs(
                 host=host,
                 index=index,
                 nic=machines.nic(host.name),
-                address=address,
+                address=machines.addresses[name],
                 prefix=machines.prefix,
                 gateway=machines.gateway,
                 nameservers=machines.nameservers(host.name),
@@ -132,12 +113,47 @@ def storage_host(host: Host, parts: Parts) -> StorageHost:
                 after=[prepared],
             ),
         )
+    disks = Disks(
+        ordinals=ordinals,
+        slots=config.slots,
+        mib=config.vhost.disk_mib,
+        block_size=config.vhost.block_size,
+        queues=config.vm.queues,
+        bdev=config.vhost.bdev,
+        devices=config.vhost.devices,
+        places={i: (made.vms[config.vms[places[i][0]]].unit, places[i][1]) for i in ordinals},
+        vms={vm.unit: vm.definition for vm in made.vms.values()},
+    )
+    made.config = vhost_config(disks)
+    vhost = Vhost(
+        "vhost" if first else f"vhost-{host.name}",
+        VhostArgs(
+            pod=made.pod,
+            namespace=parts.namespace,
+            image=parts.vhost_image,
+            backend=parts.backend,
+            host=host,
+            disks=disks,
+            memory_mib=budgets.vhost_memory_mib(config),
+            overhead_mib=budgets.vhost_beside_mib(config),
+            guaranteed=isinstance(machines, Ssh),
+            files=config.vhost.files,
+            cpu_mask=config.vhost.cpu_mask,
+            cores=len(config.vhost.cores),
+            hugepage_size=config.vhost.hugepage_size,
+            after=[cluster.join(host, prepared)],
+        ),
+        cluster.contents,
+    )
+    for name, vm in made.vms.items():
+        address = machines.addresses[name]
         # the guest goes with the machine, or where the machine stays (a server), with QEMU
         gone_with = host.deleted_with or vm.running
         guest = parts.keys.host(name, str(address), via=host.via, deleted_with=gone_with, after=[vm.answers])
         made.joined.append(cluster.join(guest, cluster.prepare(guest)))
-        for i in ordinals:
-            number, port = places[i]
-            if config.vms[number] == name:
-                made.disks[i] = Disk(name, str(address), disk_path(port), vm.disk(i, port=port, vhost=vhost.ready))
+        mine = [i for i in ordinals if config.vms[places[i][0]] == name]
+        made.users[name] = mine
+        plugged = vm.plugged(mine, config=made.config, vhost=vhost.ready)
+        for i in mine:
+            made.disks[i] = Disk(name, str(address), disk_path(places[i][1]), plugged)
     return made

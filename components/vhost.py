@@ -1,4 +1,4 @@
-"""The vhost target: a pod on worker1 that serves one vhost-user-blk disk for each instance."""
+"""The vhost target and its disk agent: a pod on worker1 that gives each VM there the disks of its instances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeAr
 
 from components.hosts import Host
 from render.vhost import BDEV_FOLDER, Disks, spdk_args, spdk_config, vhost_config
-from settings.names import SOCKETS, STATE
+from settings.names import AGENT_PORT, RUN, STATE
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,11 @@ class VhostArgs:
     """A node of the cluster, labelled type1=NAME."""
     disks: Disks
     memory_mib: int
-    """What the target and its disks take, MiB."""
+    """What the target and its disks take, MiB …"""
+    overhead_mib: int = 128
+    """… and what is charged to the pod beside it: the agent, and the page tables of the guests' memory."""
+    guaranteed: bool = False
+    """Reserve all of its memory on the node; else only what it takes at once."""
     files: str = f"{STATE}/disks"
     """The host's folder for the files of bdev aio."""
     cpu_mask: str = "0x1"
@@ -41,9 +45,10 @@ class VhostArgs:
 
 
 class Vhost(pulumi.ComponentResource):
-    """A vhost target: ConfigMap with the disks, and a Deployment of one pod, ready when every disk is served.
+    """ConfigMap with the disks, and a Deployment of one pod, the disk agent with the target as its child.
+    It is ready when every disk that can be served is.
 
-    Give it a cluster's options (Cluster.contents). ready: the resource after which the sockets are there.
+    Give it a cluster's options (Cluster.contents). ready: the resource after which that is so.
 
     ```python
     import pulumi
@@ -65,7 +70,9 @@ class Vhost(pulumi.ComponentResource):
             image=f"192.0.2.10:443/vhost@sha256:{'0' * 64}",
             backend="spdk",
             host=host,
-            disks=Disks(ordinals=range(3), slots=32, mib=128, block_size=4096, queues=1),
+            disks=Disks(
+                ordinals=range(3), slots=32, mib=128, block_size=4096, queues=1, places={i: ("vm", i) for i in range(3)}
+            ),
             memory_mib=4608,
         ),
         pulumi.ResourceOptions(providers=[provider]),
@@ -79,12 +86,14 @@ class Vhost(pulumi.ComponentResource):
         spdk = args.backend == "spdk"
         hugepages = spdk and args.hugepage_size != "none"
         config = {"vhost.json": vhost_config(disks)}
-        command: list[str] = []
+        # a change of the kind makes the pod anew: no running target can follow it
+        command = ["--kind", disks.kind]
         if spdk:
-            config["spdk.json"] = spdk_config(disks)
-            command = spdk_args(
+            config["spdk.json"] = spdk_config(disks.slots)
+            arguments = spdk_args(
                 memory_mib=args.memory_mib, cpu_mask=args.cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
             )
+            command += ["--", *arguments]
         config_map = kubernetes.core.v1.ConfigMap(
             f"{name}-config",
             metadata={"name": pod, "namespace": namespace},
@@ -95,7 +104,7 @@ class Vhost(pulumi.ComponentResource):
         labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [
             {"name": "config", "config_map": {"name": config_map.metadata["name"]}},
-            {"name": "sockets", "host_path": {"path": SOCKETS, "type": "Directory"}},
+            {"name": "sockets", "host_path": {"path": RUN, "type": "DirectoryOrCreate"}},
             {"name": "disks", "host_path": {"path": args.files, "type": "DirectoryOrCreate"}}
             if disks.bdev == "aio"
             else {"name": "disks", "empty_dir": {"medium": "Memory"}},
@@ -103,23 +112,32 @@ class Vhost(pulumi.ComponentResource):
         ]
         mounts: list[VolumeMountArgsDict] = [
             {"name": "config", "mount_path": "/etc/vhost"},
-            {"name": "sockets", "mount_path": SOCKETS},
+            {"name": "sockets", "mount_path": RUN},
             {"name": "disks", "mount_path": BDEV_FOLDER},
             {"name": "run", "mount_path": "/run/vhost"},
         ]
-        limits = {"memory": f"{args.memory_mib}Mi"}
-        target_mounts = list(mounts)
+        memory = args.overhead_mib + (512 if hugepages else args.memory_mib)
+        limits = {"memory": f"{memory}Mi"}
         if hugepages:
-            limits = {"memory": "512Mi", f"hugepages-{args.hugepage_size}": f"{args.memory_mib}Mi"}
+            limits[f"hugepages-{args.hugepage_size}"] = f"{args.memory_mib}Mi"
             volumes.append({"name": "hugepages", "empty_dir": {"medium": f"HugePages-{args.hugepage_size}"}})
-            target_mounts.append({"name": "hugepages", "mount_path": "/dev/hugepages"})
+            mounts.append({"name": "hugepages", "mount_path": "/dev/hugepages"})
         if disks.devices:
             volumes.append({"name": "devices", "host_path": {"path": "/dev"}})
-            target_mounts.append({"name": "devices", "mount_path": "/dev"})
+            mounts.append({"name": "devices", "mount_path": "/dev"})
+        requests = {**limits, "cpu": str(args.cores) if spdk else "100m"}
+        if not args.guaranteed:
+            requests["memory"] = "128Mi"
 
         container: ContainerArgsDict = {
-            "name": "",
+            "name": "vhost",
             "image": args.image,
+            "args": command,
+            "volume_mounts": mounts,
+            "resources": {"requests": requests, "limits": limits},
+            "startup_probe": _probe("started", period=1, failures=60),
+            "readiness_probe": _probe("ready", period=2, failures=2),
+            "liveness_probe": _probe("alive", period=10, failures=3),
             "security_context": {
                 "allow_privilege_escalation": False,
                 "read_only_root_filesystem": True,
@@ -129,21 +147,8 @@ class Vhost(pulumi.ComponentResource):
             # what a target says as it dies is what `kubectl describe` and `make status` show
             "termination_message_policy": "FallbackToLogsOnError",
         }
-        target: ContainerArgsDict = {
-            **container,
-            "name": "vhost",
-            "args": command,
-            "volume_mounts": target_mounts,
-            "resources": {
-                "requests": {**limits, "cpu": str(args.cores) if spdk else "100m", "memory": "64Mi"},
-                "limits": limits,
-            },
-            "startup_probe": _probe("started", period=1, failures=60),
-            "readiness_probe": _probe("ready", period=2, failures=2),
-            "liveness_probe": _probe("alive", period=10, failures=3),
-        }
         if disks.devices:
-            target["security_context"] = {"privileged": True, "read_only_root_filesystem": True}
+            container["security_context"] = {"privileged": True, "read_only_root_filesystem": True}
         self.ready = kubernetes.apps.v1.Deployment(
             name,
             metadata={"name": pod, "namespace": namespace},
@@ -153,34 +158,15 @@ class Vhost(pulumi.ComponentResource):
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": labels},
                 "template": {
-                    "metadata": {
-                        "labels": labels,
-                        # what no running target changes; which disks it serves is reconcile's, with nothing restarted
-                        "annotations": {
-                            "spdk-k8s/disks": f"{disks.bdev} {disks.mib} {disks.block_size} {disks.queues}"
-                        },
-                    },
+                    "metadata": {"labels": labels},
                     "spec": {
                         "node_selector": {"type1": args.host.name},
                         "automount_service_account_token": False,
                         "enable_service_links": False,
-                        # its init reaps what probes leave behind; as PID 1 a target would keep it as zombies, for ever
-                        "share_process_namespace": True,
+                        # the last to be evicted or killed for want of memory: all VMs of the host hang on it
+                        "priority_class_name": "system-node-critical",
                         "termination_grace_period_seconds": 5,
-                        "containers": [
-                            target,
-                            {
-                                **container,
-                                "name": "reconcile",
-                                "command": ["/usr/local/bin/reconcile"],
-                                "volume_mounts": mounts,
-                                "resources": {
-                                    "requests": {"cpu": "10m", "memory": "16Mi"},
-                                    # the disks' pages count for whoever touches them first
-                                    "limits": {"memory": f"{args.memory_mib}Mi"},
-                                },
-                            },
-                        ],
+                        "containers": [container],
                         "volumes": volumes,
                     },
                 },
@@ -191,12 +177,12 @@ class Vhost(pulumi.ComponentResource):
                 custom_timeouts=pulumi.CustomTimeouts(create="4m", update="4m"),
             ),
         )
-        self.register_outputs({"pod": pod, "backend": args.backend, "sockets": SOCKETS})
+        self.register_outputs({"pod": pod, "backend": args.backend, "sockets": RUN})
 
 
 def _probe(question: str, *, period: int, failures: int) -> ProbeArgsDict:
     return {
-        "exec_": {"command": ["/usr/local/bin/probe", question]},
+        "http_get": {"path": f"/{question}", "port": AGENT_PORT},
         "period_seconds": period,
         "failure_threshold": failures,
         "timeout_seconds": 5,

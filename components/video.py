@@ -49,7 +49,7 @@ class Video(pulumi.ComponentResource):
     """N video pods: pod i on disk i and its node, HTTP at http_port + i, RTMP at rtmp_port + i.
 
     Kubelet formats a blank disk as ext4, and only mounts a used one. Give it a cluster's options (Cluster.contents).
-    pages, streams: their URLs, in the order of the instances.
+    running: the resource after which exactly these pods are there. pages, streams: their URLs, in the instances' order.
 
     ```python
     import pulumi
@@ -126,7 +126,7 @@ class Video(pulumi.ComponentResource):
             opts=child,
         )
         ports = _ports_by_ordinal(name, labels=labels, http_port=http_port, rtmp_port=rtmp_port, opts=child)
-        kubernetes.apps.v1.StatefulSet(
+        self.running = kubernetes.apps.v1.StatefulSet(
             name,
             metadata={"name": NAME, "namespace": namespace},
             spec={

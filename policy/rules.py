@@ -135,7 +135,7 @@ class Grant(NamedTuple):
 NAMESPACE = "spdk-k8s"
 # All that the design allows; nobody else, and nothing in another namespace, gets any of it.
 GRANTS = (
-    Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/tmp",), "its sockets, which QEMU opens"),
+    Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/run/spdk-k8s",), "its sockets and QEMU's monitors"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/lib/spdk-k8s/disks", "/mnt", "/srv"), "vhost.files"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/dev",), "vhost.devices"),
     Grant("Deployment", "cb-vhost-p0*", "privileged", ("vhost",), "vhost.devices"),

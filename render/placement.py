@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from settings.names import SOCKETS
+from settings.names import RUN
 
 # Slots 1 to 7 of pcie.0 hold the VM's fixed devices. From slot 8 on each slot holds 8 root ports: 128 end at slot 23.
 FIRST_PORT_SLOT = 8
@@ -11,6 +11,11 @@ FIRST_PORT_SLOT = 8
 def place(ordinal: int, vms: int) -> tuple[int, int]:
     """Where instance `ordinal` runs: number of its VM, and number of its root port there. VMs take turns."""
     return ordinal % vms, ordinal // vms
+
+
+def unit_name(index: int) -> str:
+    """Of VM number `index` on its host: its systemd unit is spdk-k8s-NAME, its monitor NAME.qmp."""
+    return "vm" if index == 0 else f"vm-{index + 1}"
 
 
 def root_port(port: int) -> str:
@@ -28,7 +33,7 @@ def disk_path(port: int) -> str:
 
 def socket_path(ordinal: int) -> str:
     """vhost-user socket of instance `ordinal` on worker1."""
-    return f"{SOCKETS}/vhost.{ordinal}"
+    return f"{RUN}/vhost.{ordinal}"
 
 
 def mac_address(first: str, vm: int) -> str:

@@ -1,14 +1,11 @@
-"""What a vhost target reads: its disks, and the start-up file and arguments of SPDK."""
+"""What the disk agent reads: the disks of its host; and the options and arguments of SPDK."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-
-from render.placement import socket_path
-from settings.names import SOCKETS
 
 BDEV_FOLDER = "/disks"  # in the vhost pod: of disks in memory, or worker1's folder of files
 
@@ -17,8 +14,10 @@ BDEV_FOLDER = "/disks"  # in the vhost pod: of disks in memory, or worker1's fol
 class Disks:
     """What a vhost target serves: instance i's disk is vhost.i, on bdev Malloci, Aioi or Nvmein1.
 
-    ordinals: of the instances whose disks it serves. slots: as many as there may be. bdev: malloc, aio or nvme.
-    devices: block devices or PCI addresses, in the order of `ordinals`; empty: files.
+    ordinals: of the instances whose disks it serves. places: of each, the unit of its VM and the number of its root
+    port there. vms: unit -> the name that QEMU has when it runs by its present definition (render.vm.definition).
+    slots: as many disks as there may be. bdev: malloc, aio or nvme. devices: block devices or PCI addresses, in the
+    order of `ordinals`; empty: files.
     """
 
     ordinals: Sequence[int]
@@ -28,11 +27,16 @@ class Disks:
     queues: int
     bdev: str = "malloc"
     devices: Sequence[str] = ()
+    places: Mapping[int, tuple[str, int]] = field(default_factory=dict[int, tuple[str, int]])
+    vms: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    def file(self, ordinal: int) -> str | None:
-        """Backing file or block device, as the vhost pod sees it."""
-        if self.bdev == "nvme":
-            return None
+    @property
+    def kind(self) -> str:
+        """What no running target changes: another kind is another pod."""
+        return f"{self.bdev} {self.mib} {self.block_size} {self.queues}"
+
+    def path(self, ordinal: int) -> str:
+        """Backing file, block device or PCI address, as the vhost pod sees it."""
         return self.device(ordinal) if self.devices else f"{BDEV_FOLDER}/vhost.{ordinal}"
 
     def device(self, ordinal: int) -> str:
@@ -40,15 +44,19 @@ class Disks:
 
 
 def vhost_config(disks: Disks) -> str:
-    """What the vhost pod serves, as JSON: one disk and one vhost-user-blk export for each instance."""
+    """The disks that are wanted on this host, as JSON."""
+    wanted = [
+        {"ordinal": i, "vm": disks.places[i][0], "port": disks.places[i][1], "path": disks.path(i)}
+        for i in disks.ordinals
+    ]
     return json.dumps(
         {
-            "sockets": SOCKETS,
             "bdev": disks.bdev,
             "mib": disks.mib,
             "blockSize": disks.block_size,
             "queues": disks.queues,
-            "disks": [{"name": f"vhost.{i}", "socket": socket_path(i), "file": disks.file(i)} for i in disks.ordinals],
+            "vms": disks.vms,
+            "disks": wanted,
         },
         indent=1,
     )
@@ -59,51 +67,24 @@ def vhost_config(disks: Disks) -> str:
 SMALL_BUFFERS, LARGE_BUFFERS = 16, 4
 
 
-def _bdev(disks: Disks, i: int) -> tuple[str, dict[str, Any]]:
-    """Name of instance `i`'s bdev, and the call that makes it."""
-    if disks.bdev == "nvme":
-        params = {"name": f"Nvme{i}", "trtype": "PCIe", "traddr": disks.device(i)}
-        return f"Nvme{i}n1", {"method": "bdev_nvme_attach_controller", "params": params}
-    if disks.bdev == "aio":
-        # with discard, as Malloc: a guest that has negotiated it cannot go on with a disk that lacks it
-        params = {
-            "name": f"Aio{i}",
-            "filename": disks.file(i),
-            "block_size": disks.block_size,
-            "fallocate": True,
-        }
-        return f"Aio{i}", {"method": "bdev_aio_create", "params": params}
-    blocks = (disks.mib << 20) // disks.block_size
-    params = {"name": f"Malloc{i}", "num_blocks": blocks, "block_size": disks.block_size}
-    return f"Malloc{i}", {"method": "bdev_malloc_create", "params": params}
-
-
-def spdk_config(disks: Disks) -> str:
-    """SPDK's start-up file (--json): buffers for every slot, then each instance's bdev and vhost controller."""
+def spdk_config(slots: int) -> str:
+    """SPDK's start-up file (--json): buffers for every slot. The disk agent adds the disks, each by itself."""
     cache = {"small_cache_size": SMALL_BUFFERS, "large_cache_size": LARGE_BUFFERS}
     pools = {
-        "small_pool_count": (disks.slots + 2) * SMALL_BUFFERS * 4,
-        "large_pool_count": (disks.slots + 2) * LARGE_BUFFERS * 4,
+        "small_pool_count": (slots + 2) * SMALL_BUFFERS * 4,
+        "large_pool_count": (slots + 2) * LARGE_BUFFERS * 4,
     }
-    bdevs = {i: _bdev(disks, i) for i in disks.ordinals}
     subsystems: dict[str, list[dict[str, Any]]] = {
         "iobuf": [{"method": "iobuf_set_options", "params": pools}],
         "accel": [{"method": "accel_set_options", "params": cache}],
-        "bdev": [
-            {"method": "bdev_set_options", "params": {f"iobuf_{key}": size for key, size in cache.items()}},
-            *(call for _, call in bdevs.values()),
-        ],
-        "vhost_blk": [
-            {"method": "vhost_create_blk_controller", "params": {"ctrlr": f"vhost.{i}", "dev_name": name}}
-            for i, (name, _) in bdevs.items()
-        ],
+        "bdev": [{"method": "bdev_set_options", "params": {f"iobuf_{key}": size for key, size in cache.items()}}],
     }
     return json.dumps({"subsystems": [{"subsystem": n, "config": c} for n, c in subsystems.items()]}, indent=1)
 
 
 def spdk_args(*, memory_mib: int, cpu_mask: str, hugepages: bool, pci: bool) -> list[str]:
-    """SPDK's arguments beside those that its image gives: sockets, cores, memory, and what it may touch."""
-    args = ["-S", SOCKETS, "-m", cpu_mask, "-s", str(memory_mib)]
+    """SPDK's arguments beside those of the disk agent: options, cores, memory, and what it may touch."""
+    args = ["--json", "/etc/vhost/spdk.json", "-m", cpu_mask, "-s", str(memory_mib)]
     if not hugepages:
         args += ["--no-huge"]
     elif not pci:

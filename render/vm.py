@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
@@ -23,22 +24,23 @@ def qemu_args(
 ) -> list[str]:
     """QEMU's arguments, one word each; worker_vm.sh puts the accelerator's in place of @ACCEL@. vm: name on its host.
 
-    No vhost disk is named here: vm-disks plugs them into the root ports, at every start and when N grows.
+    No vhost disk is named here: the disk agent plugs them into the root ports, at every start and when N grows.
     """
     folder = f"{STATE}/{vm}"
     hugepages = "" if hugepage_size == "none" else f",hugetlb=on,hugetlbsize={hugepage_size[:2]}"
     args = [
         "-machine", "q35,memory-backend=mem,smm=off", "@ACCEL@",
         "-smp", str(vcpus), "-m", str(memory_mib),
-        # vhost-user targets map the guest's memory: it must be shareable
-        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on{hugepages}",
+        # vhost-user targets map the guest's memory: it must be shareable. A page is charged to who touches it first:
+        # QEMU touches all of them, or a target would be OOM-killed for its guests' memory (docs/decisions/0014)
+        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on,prealloc=on{hugepages}",
         "-nodefaults", "-no-user-config", "-display", "none",
         "-kernel", f"{folder}/vmlinuz", "-initrd", f"{folder}/initrd",
         # compat: root ports take no interrupt vectors, the disks need them; plugging is by ACPI all the same
         "-append",
         "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 pcie_ports=compat ds=nocloud",
         "-serial", f"file:{folder}/console.log",
-        # a monitor serves one client at a time: the second is for the end, which waits for nobody
+        # a monitor serves one client at a time: the disk agent keeps the first; the second is for the end, and people
         "-chardev", f"socket,id=qmp,path={RUN}/{vm}.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=end,path={RUN}/{vm}.end.qmp,server=on,wait=off", "-mon", "chardev=end,mode=control",
         "-drive", f"file={folder}/root.img,if=none,id=root,format=raw,cache=writeback,discard=unmap",
@@ -62,6 +64,11 @@ def qemu_args(
     if vnc:
         args += ["-vnc", vnc, "-device", "VGA,addr=0x7"]
     return args
+
+
+def definition(vm: str, *parts: str) -> str:
+    """The name that QEMU carries (-name), which tells its definition: another one after any change of `parts`."""
+    return f"{vm}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:8]}"
 
 
 def cloud_init_user_data(

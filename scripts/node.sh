@@ -192,7 +192,7 @@ down() {
   rm -rf "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s/{bundle,routes,resolver} \
     /usr/libexec/kubernetes /etc/default/kubelet \
     /etc/systemd/system/spdk-k8s-routes.service /etc/modules-load.d/spdk-k8s.conf /etc/sysctl.d/90-spdk-k8s.conf \
-    /var/log/pods /var/log/containers /var/tmp/vhost.* # the last ones are the vhost pod's
+    /var/log/pods /var/log/containers /run/spdk-k8s # the last one is the vhost pod's
   rmdir /usr/local/lib/spdk-k8s 2>/dev/null || true # a VM's tools may be there yet
   rmdir /usr/lib/modules 2>/dev/null || true # made for kube-proxy where the kernel has none
   systemctl daemon-reload

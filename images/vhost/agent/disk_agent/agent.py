@@ -353,11 +353,15 @@ class Agent:
         known = self.steps.get(ordinal)
         return known.state if known else State.MISSING
 
+    def vm_of(self, ordinal: int) -> str:
+        known = self.config.disks.get(ordinal) if self.config else None
+        return known.vm if known else ""
+
     def why(self, ordinal: int) -> str:
         if self.problem:
             return self.problem
         if self.config and ordinal not in self.config.disks and ordinal not in self.steps:
-            return "it is not in the config that kubelet has passed on"
+            return "the config does not list it"
         known = self.steps.get(ordinal)
         return known.why if known else self.supervisor.said
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,19 @@ class Disk:
 
 @dataclass(frozen=True)
 class Config:
-    """vms: name -> the name that QEMU carries when it runs by the wanted definition (render/vm.py)."""
+    """vms: name -> the name that QEMU carries when it runs by the wanted definition (render/vm.py). digest: of the
+    text, by which a step of the stack knows that kubelet has passed on what it waits for."""
 
     kind: Kind
     vms: dict[str, str]
     disks: dict[int, Disk]
+    digest: str = ""
 
 
 def load(file: Path) -> Config:
     try:
-        return parse(json.loads(file.read_text()))
+        text = file.read_text()
+        return replace(parse(json.loads(text)), digest=hashlib.sha256(text.encode()).hexdigest()[:12])
     except (OSError, ValueError) as error:
         raise BadConfig(f"{file}: {error}") from None
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -76,22 +76,22 @@ def app(agent: Agent, *, local: bool) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+    def earlier(asked: QueryParams) -> list[str]:
+        """The config that the asking step knows is not here yet."""
+        here = agent.config.digest if agent.config else ""
+        if asked.get("config", here) == here and not agent.problem:
+            return []
+        return [agent.problem or "kubelet has not passed on the changed config yet"]
+
     async def wait(request: Request) -> Response:
-        """Until VM `vm` has `disks`, of this `kind`."""
+        """Until VM `vm` has `disks`, as this `config` wants them."""
         asked = request.query_params
-        wanted = ordinals(asked.get("disks", ""))
+        wanted = sorted(ordinals(asked.get("disks", "")))
 
         def missing() -> list[str]:
-            if asked.get("kind", str(agent.kind)) != str(agent.kind):
-                return [f"this pod serves disks of kind {agent.kind}: its successor is on its way"]
-            return [
-                f"disk {i} is not in {asked['vm']}: {agent.state(i)}: {agent.why(i)}"
-                for i in sorted(wanted)
-                if agent.problem
-                or agent.state(i) != State.PLUGGED
-                or not agent.config
-                or i not in agent.config.disks
-                or agent.config.disks[i].vm != asked["vm"]
+            lacks = [i for i in wanted if agent.state(i) != State.PLUGGED or agent.vm_of(i) != asked["vm"]]
+            return earlier(asked) or [
+                f"disk {i} is not in {asked['vm']}: {agent.state(i)}: {agent.why(i)}" for i in lacks
             ]
 
         return await _until_none(missing, float(asked.get("seconds", "60")))
@@ -99,18 +99,20 @@ def app(agent: Agent, *, local: bool) -> Starlette:
     async def release(request: Request) -> Response:
         """The disks of VM `vm` beside `keep` have no user any more; until they are out of it."""
         asked = request.query_params
-        keep = ordinals(asked.get("keep", ""))
+        keep, seconds = ordinals(asked.get("keep", "")), float(asked.get("seconds", "60"))
+        here = await _until_none(lambda: earlier(asked), seconds)
+        if here.status_code != 200:
+            return here
         agent.release(asked["vm"], keep)
 
         def still_there() -> list[str]:
             has = agent.vms[asked["vm"]].ordinals if asked["vm"] in agent.vms else set[int]()
-            wanted = set(agent.config.disks) if agent.config else set[int]()
             return [
-                f"disk {i} is still in {asked['vm']}: {'the config lists it' if i in wanted else agent.why(i)}"
+                f"disk {i} is still in {asked['vm']}: {agent.why(i) or 'the config lists it'}"
                 for i in sorted(has - keep)
             ]
 
-        return await _until_none(still_there, float(asked.get("seconds", "60")))
+        return await _until_none(still_there, seconds)
 
     routes = [Route(f"/{f.__name__}", f) for f in (started, ready, alive, disks, metrics)]
     if local:
@@ -122,7 +124,7 @@ def ordinals(text: str) -> set[int]:
     return {int(part) for part in text.split(",") if part.isdecimal()}
 
 
-async def _until_none(reasons: Any, seconds: float) -> Response:
+async def _until_none(reasons: Callable[[], list[str]], seconds: float) -> Response:
     end = time.monotonic() + seconds
     while left := reasons():
         if time.monotonic() > end:

@@ -1,7 +1,7 @@
 """A host in small: a target that speaks QMP or SPDK's JSON-RPC, and VMs that speak QMP, over real Unix sockets.
 
-What they hold in common is which content lies behind each vhost socket and which content each VM's device was plugged in
-with. A device that reaches other content than its own is the harm that the agent must never do.
+What they hold in common is which content lies behind each vhost socket and which content each VM's device was plugged
+in with. A device that reaches other content than its own is the harm that the agent must never do.
 """
 
 from __future__ import annotations

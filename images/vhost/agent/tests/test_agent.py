@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeQemu, FakeQsd, Supervised, VhostSocket, World, write_config
-
 from disk_agent import agent as agents
 from disk_agent import monitor, web
 from disk_agent.agent import Agent
@@ -20,6 +18,7 @@ from disk_agent.config import BadConfig, Config, Disk, Kind, parse
 from disk_agent.monitor import Refused
 from disk_agent.qsd import StorageDaemon
 from disk_agent.vm import accepts
+from fakes import FakeQemu, FakeQsd, Supervised, VhostSocket, World, write_config
 
 KIND = Kind("aio", 1, 4096, 2)
 
@@ -97,7 +96,9 @@ def test_n_grows_and_shrinks_with_nothing_else_touched(host: Host) -> None:
         assert host.agent.release("vm", {0, 1, 2}) == set(range(3, 24))
         await host.pass_time()
         assert host.states == dict.fromkeys(range(3), "plugged")
-        assert not [a for c, a in host.qemu.told[told:] if c == "device_del" and a["id"].startswith(("disk-0-", "disk-1-"))]
+        assert not [
+            a for c, a in host.qemu.told[told:] if c == "device_del" and a["id"].startswith(("disk-0-", "disk-1-"))
+        ]
         assert (host.folder / "d/vhost.20").exists(), "a file outlives its disk"
         await host.down()
 
@@ -282,9 +283,7 @@ def test_a_disk_that_goes_to_another_vm_waits_until_the_first_lets_go(host: Host
     run(work())
 
 
-def test_a_vm_that_does_not_say_what_it_has_keeps_what_it_may_have(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_vm_that_does_not_say_what_it_has_keeps_what_it_may_have(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "GREETS_WITHIN", 0.02)
 
     async def work() -> None:
@@ -392,7 +391,7 @@ def test_a_socket_that_nobody_answers_at_is_not_given_to_qemu(tmp_path: Path) ->
     async def work() -> None:
         world = World()
         path = tmp_path / "vhost.0"
-        with pytest.raises(Refused, match="cannot be used yet: .*No such file"):
+        with pytest.raises(Refused, match=r"cannot be used yet: .*No such file"):
             await accepts(path)
         made = VhostSocket(path, world)
         await made.start()
@@ -436,7 +435,11 @@ def test_a_vm_of_an_earlier_definition_is_told(host: Host) -> None:
         assert not host.agent.report()["vms"]["vm"]["outdated"]
         await host.qemu.stop()
         await host.pass_time(2)
-        assert host.agent.report()["vms"]["vm"] == {"qemu": "absent", "why": "QEMU of vm does not run", "outdated": False}
+        assert host.agent.report()["vms"]["vm"] == {
+            "qemu": "absent",
+            "why": "QEMU of vm does not run",
+            "outdated": False,
+        }
         await host.down()
 
     run(work())
@@ -519,22 +522,23 @@ def test_http(host: Host) -> None:
         assert await get(port, "GET /started") == (503, "it was not started yet\n")
         assert (await get(port, "GET /ready"))[0] == 503
         assert (await get(port, "GET /disks"))[0] == 200
-        code, said = await get(local, "GET /wait?vm=vm&disks=0&seconds=0")
-        assert (code, said.strip()) == (504, "disk 0 is not in vm: missing: the config was not read yet")
-        assert (await get(local, "POST /release?vm=vm&keep=0&seconds=0"))[0] == 200
+        unread = (504, "the config was not read yet\n")
+        assert await get(local, "GET /wait?vm=vm&disks=0&seconds=0") == unread
+        assert await get(local, "POST /release?vm=vm&keep=0&seconds=0") == unread
         host.want(2)
         await host.fake.start()
         await host.qemu.start()
         await host.agent.supervisor.rise()  # type: ignore[attr-defined]
         running = asyncio.create_task(host.agent.run())
-        assert await get(local, "GET /wait?vm=vm&disks=0,1&seconds=3&kind=aio%201%204096%202") == (200, "")
+        assert await get(local, "GET /wait?vm=vm&disks=0,1&seconds=3") == (200, "")
         for probe in ("started", "ready", "alive"):
             assert await get(port, f"GET /{probe}") == (200, "yes\n"), probe
         code, said = await get(local, "GET /wait?vm=vm&disks=0,5&seconds=0")
-        why = "missing: it is not in the config that kubelet has passed on"
-        assert (code, said) == (504, f"disk 5 is not in vm: {why}\n")
-        code, said = await get(local, "GET /wait?vm=vm&disks=0&seconds=0&kind=malloc")
-        assert (code, said) == (504, "this pod serves disks of kind aio 1 4096 2: its successor is on its way\n")
+        assert (code, said) == (504, "disk 5 is not in vm: missing: the config does not list it\n")
+        code, said = await get(local, "GET /wait?vm=vm&disks=0&seconds=0&config=0123456789ab")
+        assert (code, said) == (504, "kubelet has not passed on the changed config yet\n")
+        assert host.agent.config
+        assert (await get(local, f"GET /wait?vm=vm&disks=0&config={host.agent.config.digest}"))[0] == 200
         code, said = await get(local, "POST /release?vm=vm&keep=0&seconds=0")
         assert (code, said) == (504, "disk 1 is still in vm: the config lists it\n")
         host.want(1)

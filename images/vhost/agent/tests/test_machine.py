@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from disk_agent.config import Disk
 from disk_agent.machine import SCRAP, Device, Do, Seen, State, step
+from hypothesis import given
+from hypothesis import strategies as st
 
 DISK = Disk(3, "vm", 1, "/disks/vhost.3")
 OLD, NOW = "0" * 12, "1" * 12

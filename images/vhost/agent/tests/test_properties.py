@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import SCRAP, FakeQemu, FakeQsd, FakeSpdk, Supervised, World, write_config
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
 from disk_agent.agent import Agent
 from disk_agent.config import Config, Disk, Kind
 from disk_agent.machine import State
 from disk_agent.qsd import StorageDaemon
 from disk_agent.spdk import Spdk
+from fakes import SCRAP, FakeQemu, FakeQsd, FakeSpdk, Supervised, World, write_config
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 MOST = 4
 
@@ -225,6 +224,10 @@ def test_whatever_happens_no_disk_is_harmed_and_all_come_to_rest() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     limits = settings(
-        max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+        max_examples=40,
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
     )
     run_state_machine_as_test(Host, settings=limits)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from disk_agent import __main__ as program
 from disk_agent import monitor
 from disk_agent.config import Kind
@@ -171,7 +170,11 @@ def agent(folder: Path, how: str) -> subprocess.Popen[str]:
              str(folder), "--run", str(folder), "--port", "0"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}", "HOW": how}
     return subprocess.Popen(
-        [sys.executable, "-c", AGENT, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", AGENT, *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -1,17 +1,14 @@
-"""Both targets by themselves, over real sockets: what is refused, what is left by a broken step, what answers garbage."""
+"""Both targets alone, over real sockets: what is refused, what is left by a broken step, what answers garbage."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeQsd, FakeSpdk, World
-
 from disk_agent import monitor, qsd, spdk
 from disk_agent.backing import Backing, sparse
 from disk_agent.config import Disk, Kind
@@ -19,6 +16,7 @@ from disk_agent.machine import SCRAP
 from disk_agent.monitor import Refused, Silent
 from disk_agent.qsd import StorageDaemon
 from disk_agent.spdk import Spdk
+from fakes import FakeQsd, FakeSpdk, World
 
 AIO, MALLOC, NVME = (Kind(bdev, 1, 4096, 1) for bdev in ("aio", "malloc", "nvme"))
 
@@ -262,7 +260,7 @@ def test_an_nvme_namespace_is_known_by_its_serial_number(host: Path) -> None:
         assert await target.look(second) == other
         with pytest.raises(Refused, match="another disk"):
             await target.serve(second, life)
-        with pytest.raises(Refused, match="has 0 MiB, and vhost.diskMib says 1"):
+        with pytest.raises(Refused, match=r"has 0 MiB, and vhost\.diskMib says 1"):
             await target.look(small)
         fake.bdevs.clear()
         with pytest.raises(Refused, match=r"bdev_nvme_attach_controller: No such device"):
@@ -340,7 +338,7 @@ def test_a_device_in_use_is_refused(host: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Backing, "identity", lambda self, rdev: ("wwid", "x", ""))
     backing = Backing(AIO)
     assert backing.look(str(file)) == backing.look(str(file))
-    with pytest.raises(Refused, match="has 1 MiB, and vhost.diskMib says 2"):
+    with pytest.raises(Refused, match=r"has 1 MiB, and vhost\.diskMib says 2"):
         Backing(Kind("aio", 2, 4096, 1)).look(str(file))
     backing.hold(str(file))
     backing.hold(str(file))
@@ -371,5 +369,3 @@ def test_what_a_killed_maker_left_is_taken_away(host: Path) -> None:
     (host / "d/.vhost.0.aaaa").touch()
     sparse(host / "d/vhost.0", 1 << 20)
     assert [p.name for p in (host / "d").iterdir()] == ["vhost.0"]
-
-
