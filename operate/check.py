@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kubernetes import client, stream  # type: ignore[import-untyped]
+from kubernetes import client  # type: ignore[import-untyped]
 
+from operate import disks
 from operate.status import NO_ANSWER, TIMEOUT, claim, connect, fetch_all, last_words, outputs, ready, why
 from settings.names import NAMESPACE, VIDEO
 
@@ -56,8 +57,8 @@ def nodes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
 def targets(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
     for app, ordinals in made["targets"].items():
         selector = f"app={app}"
-        # its config is an object of Kubernetes'; that it follows it is the reconciler's own work, every second
-        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app} -c reconcile"
+        # its config is an object of Kubernetes; the disk agent follows it
+        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app}"
         pods = core.list_namespaced_pod(NAMESPACE, label_selector=selector, _request_timeout=TIMEOUT).items
         running = [p for p in pods if ready(p) == f"{len(p.spec.containers)}/{len(p.spec.containers)}"]
         if not running:
@@ -65,27 +66,26 @@ def targets(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:
             yield Drift(f"the vhost target {app} is not ready{said}", mend=look(f"-l {selector}"))
             continue
         try:
-            listed = stream.stream(
-                core.connect_get_namespaced_pod_exec, running[0].metadata.name, NAMESPACE, container="reconcile",
-                command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
-                _request_timeout=TIMEOUT,
-            )  # fmt: skip
+            said = disks.report(core, running[0].metadata.name, TIMEOUT)
         except client.ApiException as error:
             yield Drift(f"the vhost target {app} cannot be asked: {why(error)}", mend=look(f"-l {selector}"))
             continue
-        served = dict(line.split() for line in listed.splitlines() if line.startswith("vhost."))
-        for vm in (line.split()[0] for line in listed.splitlines() if line.endswith(" outdated")):
+        known = {disk["name"]: disk for disk in said["disks"]}
+        for vm in (name for name, vm in said["vms"].items() if vm["outdated"]):
             host = running[0].spec.node_name
             what = f"spdk-k8s-{vm} on {host} runs with an earlier definition than the config's (vm.vcpus, memoryMib, …)"
             yield Drift(what, mend=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
         for i in map(int, ordinals):
             node = made["disks"][i]["node"]
-            if f"vhost.{i}" not in served:
-                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}", mend=logs)
-            elif served[f"vhost.{i}"] != "used":
-                yield Drift(f"disk vhost.{i} is not plugged into {node}", f"{node}-disk-{i}")
-        for name in sorted(set(served) - {f"vhost.{int(i)}" for i in ordinals}):
-            yield Drift(f"the vhost target {app} serves {name}, which nobody asked for", mend=logs)
+            disk = known.get(f"vhost.{i}", {"state": "missing", "why": "the agent does not know it"})
+            if disk["state"] in ("missing", "refused"):
+                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}: {disk['why']}", mend=logs)
+            elif disk["state"] != "plugged":
+                what = f"disk vhost.{i} is not plugged into {node}: {disk['state']}: {disk['why']}"
+                yield Drift(what, f"{node}-disks")
+        for name in sorted(set(known) - {f"vhost.{int(i)}" for i in ordinals}):
+            what = f"the vhost target {app} has {name}, which nobody asked for: {known[name]['why']}"
+            yield Drift(what, " ".join(f"{vm}-disks-released" for vm in made["vms"]), mend=logs)
 
 
 def volumes(core: client.CoreV1Api, made: dict[str, Any]) -> Iterator[Drift]:

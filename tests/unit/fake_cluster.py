@@ -70,10 +70,11 @@ class FakeCluster:
         self.pods = [pod(f"{VHOST}-x", VHOST, "worker1")]
         self.pods += [pod(f"{VIDEO}-{i}", VIDEO, "worker2") for i in range(count)]
         self.volumes = [volume(i) for i in range(count)]
-        self.served = {f"vhost.{i}": "used" for i in range(count)}
+        self.served = {f"vhost.{i}": "plugged" for i in range(count)}
         self.markers: dict[int, bytes] = {}
         self.error: Exception | None = None
         self.silent: set[str] = set()
+        self.outdated = False
 
     def _items(self, items: list[Any]) -> SimpleNamespace:
         if self.error:
@@ -101,14 +102,17 @@ class FakeCluster:
         ]
         return SimpleNamespace(data=json.dumps({"pods": pods}))
 
-    def connect_get_namespaced_pod_exec(self) -> None: ...
-
-    def probe(self, _: object, name: str, namespace: str, **options: object) -> str:
-        """What the target's probe lists, in place of kubernetes.stream."""
-        assert (namespace, options["command"]) == (NAMESPACE, ["/usr/local/bin/probe", "list"])
-        if any(p.metadata.name == name and p.spec.node_name in self.silent for p in self.pods):
+    def connect_get_namespaced_pod_proxy_with_path(
+        self, name: str, namespace: str, path: str, **_: object
+    ) -> SimpleNamespace:
+        """What the disk agent in the target's pod answers."""
+        pod, _, port = name.partition(":")
+        assert (namespace, port, path) == (NAMESPACE, "9301", "disks")
+        if any(p.metadata.name == pod and p.spec.node_name in self.silent for p in self.pods):
             raise DOWN
-        return "".join(f"{disk} {use}\n" for disk, use in self.served.items())
+        disks = [{"name": disk, "state": state, "why": "a reason"} for disk, state in self.served.items()]
+        vms = {"vm": {"qemu": "answers", "why": "", "outdated": self.outdated}}
+        return SimpleNamespace(data=json.dumps({"disks": disks, "vms": vms}))
 
     def marker(self, i: int) -> bytes:
         """What pod i serves as its disk's marker."""

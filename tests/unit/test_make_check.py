@@ -25,7 +25,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
     monkeypatch.setattr(check, "outputs", made)
     monkeypatch.setattr(check, "connect", lambda _: fake)
-    monkeypatch.setattr(check.stream, "stream", fake.probe)
     monkeypatch.setattr(check, "fetch_all", lambda urls: [("200", fake.marker(i)) for i, _ in enumerate(urls)])
     return fake
 
@@ -84,16 +83,16 @@ def test_a_lost_node_comes_back_by_its_steps(
 def test_labels_and_disks_that_are_not_plugged_in(cluster: FakeCluster, checked: Checked) -> None:
     cluster.nodes["master"] = node("master", labels={})
     cluster.nodes["worker1"] = node("worker1", labels={"type1": "other"})
-    cluster.served["vhost.1"] = "unused"
+    cluster.served["vhost.1"] = "served"
     code, _, said = checked()
     assert code == 1
     assert said == [
         "drift: node master lacks its label type1=master",
         "drift: node worker1 lacks its label type1=worker1",
-        "drift: disk vhost.1 is not plugged into worker2",
+        "drift: disk vhost.1 is not plugged into worker2: served: a reason",
         "mend it: make up",
     ]
-    assert checked("--steps")[1] == ["cluster-control-plane", "cluster-worker1-ready", "worker2-disk-1"]
+    assert checked("--steps")[1] == ["cluster-control-plane", "cluster-worker1-ready", "worker2-disks"]
 
 
 REFUSED = urllib3.exceptions.NewConnectionError(None, "Failed to establish a new connection: [Errno 111] Refused")  # type: ignore[arg-type]
@@ -138,12 +137,12 @@ def test_a_target_that_cannot_be_asked_does_not_end_the_check(cluster: FakeClust
 
 
 def test_what_the_target_serves(cluster: FakeCluster, checked: Checked) -> None:
-    cluster.served = {"vhost.0": "used", "vhost.7": "used"}
+    cluster.served = {"vhost.0": "plugged", "vhost.7": "leaving"}
     _, _, said = checked()
-    logs = f"make up; if it stays, its reason: kubectl -n spdk-k8s logs deploy/{VHOST} -c reconcile"
+    logs = f"make up; if it stays, its reason: kubectl -n spdk-k8s logs deploy/{VHOST}"
     assert remedies(said) == {
-        f"the vhost target {VHOST} does not serve disk vhost.1": logs,
-        f"the vhost target {VHOST} serves vhost.7, which nobody asked for": logs,
+        f"the vhost target {VHOST} does not serve disk vhost.1: the agent does not know it": logs,
+        f"the vhost target {VHOST} has vhost.7, which nobody asked for: a reason": logs,
     }
 
 
@@ -209,12 +208,12 @@ def test_every_step_is_one_of_the_programs(cluster: FakeCluster, checked: Checke
     for name in made()["nodes"]:
         sick(cluster, name)
     steps = checked("--steps")[1]
-    assert len(steps) == 8
+    assert len(steps) == 7
     assert set(steps) <= names
 
 
 def test_a_vm_of_an_earlier_definition_is_to_be_restarted(cluster: FakeCluster, checked: Checked) -> None:
-    cluster.served["vm"] = "outdated"
+    cluster.outdated = True
     _, _, said = checked()
     ((what, remedy),) = remedies(said).items()
     assert what.startswith("spdk-k8s-vm on worker1 runs with an earlier definition")

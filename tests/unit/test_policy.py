@@ -146,14 +146,14 @@ def test_what_is_not_known_is_not_held_against_a_pod(pod: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("kind", "name", "path", "granted"),
     [
-        ("apps/v1:Deployment", "cb-vhost-p0", "/var/tmp", True),
-        ("apps/v1:Deployment", "cb-vhost-p0-worker4", "/var/tmp", True),
+        ("apps/v1:Deployment", "cb-vhost-p0", "/run/spdk-k8s", True),
+        ("apps/v1:Deployment", "cb-vhost-p0-worker4", "/run/spdk-k8s", True),
         ("apps/v1:Deployment", "cb-vhost-p0", "/mnt/nvme0/disks", True),
-        ("apps/v1:Deployment", "cb-vhost-p0", "/var/tmp/../../etc", False),
+        ("apps/v1:Deployment", "cb-vhost-p0", "/run/spdk-k8s/../../etc", False),
         ("apps/v1:Deployment", "cb-vhost-p0", "/mntx", False),
-        ("apps/v1:DaemonSet", "cb-vhost-p0", "/var/tmp", False),
+        ("apps/v1:DaemonSet", "cb-vhost-p0", "/run/spdk-k8s", False),
         ("apps/v1:StatefulSet", "app-vs-p2", "/srv/media", True),
-        ("apps/v1:StatefulSet", "app-vs-p2", "/var/tmp", False),
+        ("apps/v1:StatefulSet", "app-vs-p2", "/run/spdk-k8s", False),
         ("apps/v1:StatefulSet", "app-vs-p22", "/srv/media", False),
     ],
 )

@@ -22,7 +22,8 @@ def program(request: pytest.FixtureRequest) -> tuple[int, dict[str, Registered]]
 def test_every_instance_has_a_disk_and_a_volume(program: tuple[int, dict[str, Registered]]) -> None:
     count, resources = program
     assert len(of_type(resources, "kubernetes:core/v1:PersistentVolume")) == count
-    assert len([r for r in of_type(resources, "command:remote:Command") if "worker2-disk-" in r.name]) == count
+    (waits,) = (r for r in of_type(resources, "command:remote:Command") if r.name == "worker2-disks")
+    assert f"DISKS={','.join(map(str, range(count)))}\n" in waits.inputs["stdin"]
 
 
 def test_every_remote_step_names_a_host_key_and_a_time_limit(program: tuple[int, dict[str, Registered]]) -> None:
@@ -42,16 +43,15 @@ def test_a_released_language_host_finds_its_tools(name: str) -> None:
 
 def test_one_more_instance_only_adds() -> None:
     few, many = run_program(numinst=3), run_program(numinst=4)
-    assert set(many) - set(few) == {
-        "worker2/worker2-disk-3",
-        "video/video-disk-3",
-    }
+    assert set(many) - set(few) == {"video/video-disk-3"}
     assert not set(few) - set(many)
     # what is updated for it: the disks to serve, how many pods there are, and the check of this machine's memory
     changed = {name for name in few if few[name].inputs != many[name].inputs}
     assert changed == {
         "dev/dev-preflight",
         "vhost/vhost-config",
+        "worker2/worker2-disks",
+        "worker2/worker2-disks-released",
         "video/video",
     }
 
