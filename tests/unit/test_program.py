@@ -75,12 +75,14 @@ def test_several_hosts_and_vms_share_the_instances() -> None:
         "video-disk-4": ("worker2", second),
     }
     served = {
-        c.name: [disk["name"] for disk in json.loads(c.inputs["data"]["vhost.json"])["disks"]]
+        c.name: [
+            (disk["ordinal"], disk["vm"], disk["port"]) for disk in json.loads(c.inputs["data"]["vhost.json"])["disks"]
+        ]
         for c in of_type(resources, "kubernetes:core/v1:ConfigMap")
     }
     assert served == {
-        "vhost-config": ["vhost.0", "vhost.1", "vhost.4"],
-        "vhost-worker4-config": ["vhost.2", "vhost.3"],
+        "vhost-config": [(0, "vm", 0), (1, "vm-2", 0), (4, "vm", 1)],
+        "vhost-worker4-config": [(2, "vm", 0), (3, "vm-2", 0)],
     }
 
 
@@ -91,10 +93,10 @@ def test_hugepages_are_the_targets_limit_and_reserved_before_the_node_is_made(ba
     target = deployment.inputs["spec"]["template"]["spec"]["containers"][0]
     reserved = [r.inputs["stdin"] for r in of_type(resources, "command:remote:Command") if "hugepages" in r.name]
     if backend == "spdk":
-        assert target["resources"]["limits"] == {"memory": "512Mi", "hugepages-2Mi": "1024Mi"}
+        assert target["resources"]["limits"] == {"memory": "832Mi", "hugepages-2Mi": "1024Mi"}
         assert "HUGEPAGES=2Mi=512\n" in "".join(reserved)
     else:
-        assert target["resources"]["limits"] == {"memory": "1024Mi"}
+        assert target["resources"]["limits"] == {"memory": "1344Mi"}
         assert not reserved
 
 
