@@ -281,7 +281,9 @@ class Vhost(Model):
         ),
     ] = "/var/lib/spdk-k8s/disks"
     """Folder on worker1 with the files vhost.0, … of bdev aio; the default goes with the stack, once unprotected."""
-    devices: Annotated[tuple[Annotated[str, Field(examples=["/dev/sdb"])], ...], BeforeValidator(_tuple)] = ()
+    devices: Annotated[
+        tuple[Annotated[str, Field(examples=["/dev/disk/by-id/wwn-0x5000c50000000001"])], ...], BeforeValidator(_tuple)
+    ] = ()
     """Block devices (aio, instead of files) or PCI addresses (nvme) on worker1, in the order of the ordinals."""
     memory_mib: Annotated[int, Field(ge=64, le=1 << 24)] | None = None
     """Memory of the target, MiB, in whole hugepages: its own and disks of bdev malloc; none: enough for every slot."""

@@ -30,7 +30,15 @@ LAYOUTS: dict[str, dict[str, object]] = {
         "vm": {"hugepageSize": "2Mi"},
     },
     "devices, plain HTTP": {
-        "vhost": {**QEMU, "bdev": "aio", "devices": ["/dev/sdb", "/dev/sdc", "/dev/sdd"]},
+        "vhost": {
+            **QEMU,
+            "bdev": "aio",
+            "devices": [
+                "/dev/disk/by-id/wwn-0x5000c50000000001",
+                "/dev/disk/by-id/wwn-0x5000c50000000002",
+                "/dev/disk/by-id/wwn-0x5000c50000000003",
+            ],
+        },
         "registry": {"tls": False},
     },
 }
@@ -286,7 +294,6 @@ SERVERS = {"machines": LAYOUTS["lab"]["machines"]}
     ("config", "kept"),
     [
         ({"vhost": {"bdev": "aio"}, "machines": {"storageHosts": 2}}, ["dev/dev-worker1-var", "dev/dev-worker3-var"]),
-        ({"vhost": {"bdev": "aio", "files": "/srv/disks"}}, ["dev/dev-worker1-var"]),
         ({"vhost": {"bdev": "malloc"}}, []),
         ({"vhost": {**QEMU, "bdev": "aio"}, **SERVERS}, ["lab/lab-worker1-ready"]),
         ({"vhost": {**QEMU, "bdev": "aio", "files": "/srv/disks"}, **SERVERS}, []),  # a folder of their own stays
