@@ -139,6 +139,10 @@ class Server(uvicorn.Server):
         """They are the agent's."""
         yield
 
+    async def main_loop(self) -> None:
+        """Not ten times a second, as uvicorn's own, which looks at the clock for a header."""
+        await asyncio.Event().wait()
+
 
 async def serve(agent: Agent, port: int, local: Path) -> None:
     """For ever."""
@@ -151,4 +155,4 @@ async def serve(agent: Agent, port: int, local: Path) -> None:
 
 
 def _server(made: Starlette) -> Server:
-    return Server(uvicorn.Config(made, lifespan="off", log_level="warning", access_log=False))
+    return Server(uvicorn.Config(made, lifespan="off", log_level="warning", access_log=False, date_header=False))
