@@ -51,6 +51,8 @@ class Vm:
             return
         monitor = Monitor(self.sockets / f"{self.name}.qmp")
         try:
+            if not monitor.path.exists():
+                raise FileNotFoundError
             await monitor.open()
         except (ConnectionRefusedError, FileNotFoundError):
             self.qemu, self.why, self.devices = Qemu.ABSENT, f"QEMU of {self.name} does not run", ()
