@@ -112,6 +112,7 @@ def _sort(disk: Disk, now: str | None, seen: Seen, wanted: bool) -> tuple[list[D
             strangers.append(device)
         else:
             kept.append(device)
+    strangers.sort(key=lambda d: d.life != seen.served)  # the one that is served can let go first
     return rightful, kept, strangers
 
 
