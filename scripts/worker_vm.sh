@@ -175,6 +175,7 @@ units() {
   # sockets that give away the guest's memory and QEMU's monitors: root's own, also after a boot
   write 0644 /etc/tmpfiles.d/spdk-k8s.conf <<<"d /run/spdk-k8s 0700 root root -" || true
   install -d -m 0700 /run/spdk-k8s
+  write 0644 "$lib/powerdown" <<<'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}' || true
   write 0755 "$lib/$VM" <<EOF || true
 #!/bin/sh
 exec qemu-system-x86_64 \\
@@ -203,7 +204,7 @@ StartLimitIntervalSec=0
 ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; exit 1'
 ExecStart=$lib/$VM
 # until QEMU is gone; by a monitor of its own, because the disk agent is the other's client
-ExecStop=/bin/sh -c 'echo "{\\"execute\\":\\"qmp_capabilities\\"}{\\"execute\\":\\"system_powerdown\\"}" | timeout 60 socat -t 60 - UNIX-CONNECT:/run/spdk-k8s/$VM.end.qmp >/dev/null; :'
+ExecStop=-/bin/sh -c 'timeout 60 socat -,ignoreeof UNIX-CONNECT:/run/spdk-k8s/$VM.end.qmp <$lib/powerdown >/dev/null'
 TimeoutStopSec=90
 Restart=always
 RestartSec=2
@@ -244,7 +245,7 @@ down() {
   rm -rf "$vm"
   if ls "$STATE"/vm* >/dev/null 2>&1; then return; fi
   # the last VM of this host
-  rm -rf "$lib/bridge" /run/spdk-k8s /etc/tmpfiles.d/spdk-k8s.conf "$STATE/worker_vm.lock" "$STATE/card"
+  rm -rf "$lib"/{bridge,powerdown} /run/spdk-k8s /etc/tmpfiles.d/spdk-k8s.conf "$STATE/worker_vm.lock" "$STATE/card"
   rmdir "$lib" 2>/dev/null || true
   [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || rm -rf "$MEDIA_DIR"
 }
