@@ -95,6 +95,8 @@ media() {
   unpack "$MEDIA_IMAGE" "$vm/media"
   install -d "$MEDIA_DIR"
   cp -a "$vm/media/media/." "$MEDIA_DIR/"
+  # what is taken away at last, and nothing that was put beside it
+  (cd "$vm/media/media" && find . -mindepth 1 -depth) >"$STATE/media"
   forget "$MEDIA_IMAGE" "$vm/media"
   printf '%s\n' "$MEDIA_IMAGE" >"$MEDIA_DIR/.image"
 }
@@ -247,5 +249,14 @@ down() {
   # the last VM of this host
   rm -rf "$lib"/{bridge,powerdown} /run/spdk-k8s /etc/tmpfiles.d/spdk-k8s.conf "$STATE/worker_vm.lock" "$STATE/card"
   rmdir "$lib" 2>/dev/null || true
-  [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || rm -rf "$MEDIA_DIR"
+  [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || media_down
+}
+
+media_down() {
+  local path
+  while IFS= read -r path; do
+    if [ -d "$MEDIA_DIR/$path" ]; then rmdir "$MEDIA_DIR/$path" 2>/dev/null || true; else rm -f "$MEDIA_DIR/$path"; fi
+  done < <(cat "$STATE/media" 2>/dev/null)
+  rm -f "$MEDIA_DIR/.image" "$STATE/media"
+  rmdir "$MEDIA_DIR" 2>/dev/null || say "$MEDIA_DIR on $(hostname) stays: it holds files that are not the samples"
 }
