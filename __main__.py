@@ -131,6 +131,9 @@ video = Video(
     cluster.contents,
 )
 
+for host in storage:
+    host.released(video.running)
+
 pulumi.export("numinst", config.numinst)
 pulumi.export("kubeconfig", pulumi.Output.secret(cluster.kubeconfig))
 pulumi.export("registry", registry.address)

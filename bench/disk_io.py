@@ -70,8 +70,8 @@ def plug_plain_disk(bench: Bench) -> str:
 
 
 def qmp(bench: Bench, *commands: dict[str, Any]) -> None:
-    """Send commands to the VM's QMP monitor. The lock is that of vm-disks: the monitor serves one client at a time."""
-    socat = ["flock", "/run/spdk-k8s/vm.disks.lock", "socat", "-", "UNIX-CONNECT:/run/spdk-k8s/vm.qmp"]
+    """Send commands to the VM's second QMP monitor: the disk agent keeps the first, which serves one client."""
+    socat = ["socat", "-", "UNIX-CONNECT:/run/spdk-k8s/vm.end.qmp"]
     with subprocess.Popen(
         ["docker", "exec", "-i", bench.container("worker1"), *socat], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

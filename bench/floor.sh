@@ -101,7 +101,7 @@ at "vhost target serves"
 wait
 until_true 180 guest true
 at "VM answers"
-for ((i = 0; i < count; i++)); do on worker1 "disk-$i"; done
+on worker1 disks
 guest bash -s up <"$dir/worker2-node.sh" >"$dir/worker2-node.out" 2>&1
 guest "$join --patches /etc/kubernetes/patches" >>"$dir/join.log" 2>&1
 until_true 60 kubectl label node worker2 type1=worker2 --overwrite

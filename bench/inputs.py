@@ -6,6 +6,7 @@ usage: python -m bench.inputs DIR NUMINST   (DIR holds keys.json and certificate
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from ipaddress import IPv4Network
@@ -24,7 +25,7 @@ from render.registry import registry_config, registry_hosts
 from render.vhost import Disks, vhost_config
 from render.vm import cloud_init_meta_data, cloud_init_network, cloud_init_user_data, qemu_args
 from settings.models import Settings
-from settings.names import CLAIM, NAMESPACE, SOCKETS, VHOST, VIDEO
+from settings.names import CLAIM, NAMESPACE, RUN, VHOST, VIDEO
 from settings.pins import PINS
 
 SUBNET = IPv4Network("172.30.93.0/24")
@@ -99,45 +100,48 @@ def main(folder: Path, count: int) -> None:
         "NETWORK_CONFIG": cloud_init_network(
             mac=CONFIG.vm.mac, address=NODES["worker2"], prefix=24, gateway=SUBNET[1]
         ),
-        "TARGET": VHOST, "SOCKETS": SOCKETS, "BRIDGE": "br0", "TAP": "tap0", "MAC": CONFIG.vm.mac, "NIC": "eth0",
+        "BRIDGE": "br0", "TAP": "tap0", "MAC": CONFIG.vm.mac, "NIC": "eth0",
         "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
-        "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
     })  # fmt: skip
-    for i in range(count):
-        write(f"disk-{i}", "vm_disk", {"VM": "vm", "ORDINAL": str(i), "SLOT": str(i)})
+    write("disks", "vm_disks", {
+        "VM": "vm", "DISKS": ",".join(map(str, range(count))), "TARGET": VHOST, "WHICH": "plugged",
+        "CONFIG": hashlib.sha256(vhost_config(disks(count)).encode()).hexdigest()[:12],
+    })  # fmt: skip
     (folder / "vhost.yaml").write_text(yaml.safe_dump_all(vhost(count)))
     (folder / "video.yaml").write_text(yaml.safe_dump_all(video(count)))
 
 
-def vhost(count: int) -> list[dict[str, Any]]:
-    mounts = [
-        {"name": "config", "mountPath": "/etc/vhost"}, {"name": "sockets", "mountPath": SOCKETS},
-        {"name": "disks", "mountPath": "/disks"}, {"name": "run", "mountPath": "/run/vhost"},
-    ]  # fmt: skip
-    image = f"{REGISTRY}/{VHOST}:floor"
-    disks = Disks(
+def disks(count: int) -> Disks:
+    return Disks(
         ordinals=range(count), slots=CONFIG.slots, mib=CONFIG.vhost.disk_mib, block_size=CONFIG.vhost.block_size,
-        queues=CONFIG.vm.queues,
+        queues=CONFIG.vm.queues, places={i: ("vm", i) for i in range(count)}, vms={"vm": "vm"},
     )  # fmt: skip
-    config = vhost_config(disks)
+
+
+def vhost(count: int) -> list[dict[str, Any]]:
+    volumes = {
+        "config": {"configMap": {"name": VHOST}},
+        "sockets": {"hostPath": {"path": RUN}},
+        "disks": {"emptyDir": {"medium": "Memory"}},
+        "run": {"emptyDir": {"medium": "Memory"}},
+    }
+    paths = {"config": "/etc/vhost", "sockets": RUN, "disks": "/disks", "run": "/run/vhost"}
+    container = {
+        "name": "vhost", "image": f"{REGISTRY}/{VHOST}:floor", "args": ["--kind", disks(count).kind],
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in paths.items()],
+    }  # fmt: skip
+    pod = {
+        "nodeSelector": {"type1": "worker1"}, "containers": [container],
+        "volumes": [{"name": name, **volume} for name, volume in volumes.items()],
+    }  # fmt: skip
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": VHOST, "namespace": NAMESPACE},
-         "data": {"vhost.json": config}},
+         "data": {"vhost.json": vhost_config(disks(count))}},
         {"apiVersion": "apps/v1", "kind": "Deployment",
          "metadata": {"name": VHOST, "namespace": NAMESPACE},
          "spec": {"selector": {"matchLabels": {"app": VHOST}},
-                  "template": {"metadata": {"labels": {"app": VHOST}},
-                               "spec": {"nodeSelector": {"type1": "worker1"},
-                                        "containers": [
-                                            {"name": "vhost", "image": image, "volumeMounts": mounts},
-                                            {"name": "reconcile", "image": image, "volumeMounts": mounts,
-                                             "command": ["/usr/local/bin/reconcile"]}],
-                                        "volumes": [
-                                            {"name": "config", "configMap": {"name": VHOST}},
-                                            {"name": "sockets", "hostPath": {"path": SOCKETS}},
-                                            {"name": "disks", "emptyDir": {"medium": "Memory"}},
-                                            {"name": "run", "emptyDir": {"medium": "Memory"}}]}}}},
+                  "template": {"metadata": {"labels": {"app": VHOST}}, "spec": pod}}},
     ]  # fmt: skip
 
 

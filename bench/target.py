@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.inputs import CONFIG
 from render.vhost import Disks, spdk_args, spdk_config, vhost_config
 from settings.budgets import vhost_memory_mib
+from settings.names import RUN
 
 NAME = "spdk-k8s-bench-target"
 
@@ -23,19 +24,22 @@ def start(image: str, count: int, spdk: bool) -> float:
         mib=CONFIG.vhost.disk_mib,
         block_size=CONFIG.vhost.block_size,
         queues=CONFIG.vm.queues,
+        places={i: ("vm", i) for i in range(count)},
+        vms={"vm": "vm"},
     )
     memory = vhost_memory_mib(CONFIG)
-    arguments = spdk_args(memory_mib=memory, cpu_mask=CONFIG.vhost.cpu_mask, hugepages=False, pci=False) if spdk else []
+    arguments = ["--kind", disks.kind]
+    if spdk:
+        arguments += ["--", *spdk_args(memory_mib=memory, cpu_mask=CONFIG.vhost.cpu_mask, hugepages=False, pci=False)]
     with tempfile.TemporaryDirectory() as folder:
         config, sockets = Path(folder, "config"), Path(folder, "sockets")
         config.mkdir()
         sockets.mkdir()
         (config / "vhost.json").write_text(vhost_config(disks))
-        (config / "spdk.json").write_text(spdk_config(disks))
+        (config / "spdk.json").write_text(spdk_config(disks.slots))
         docker("run", "-d", "--name", NAME, "--network", "none", "--read-only", "--tmpfs", "/run/vhost", "--tmpfs",
-               "/disks", f"-v={config}:/etc/vhost:ro", f"-v={sockets}:/var/tmp", image, *arguments)  # fmt: skip
+               "/disks", f"-v={config}:/etc/vhost:ro", f"-v={sockets}:{RUN}", image, *arguments)  # fmt: skip
         try:
-            docker("exec", "-d", NAME, "reconcile")  # the second container of the pod
             end = time.monotonic() + 60
             while len(there := [s for s in sockets.glob("vhost.*") if s.is_socket()]) < count:
                 if time.monotonic() > end:

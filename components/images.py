@@ -16,6 +16,8 @@ from components.hosts import STEP, here
 from settings.pins import PINS
 
 ROOT = Path(__file__).parent.parent / "images"
+# what a developer's tools leave beside the disk agent's sources, and its tests; images/vhost/.dockerignore too
+NOT_BUILT = {".venv", ".hypothesis", ".pytest_cache", ".coverage", "__pycache__", "tests"}
 
 
 def content_tag(folder: str, *more: str) -> str:
@@ -42,7 +44,7 @@ def tree_digest(root: Path, *more: str, without: str = "", modes: bool = False) 
     digest = hashlib.sha256("\0".join(more).encode())
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
-        if path.is_file() and inside.parts[0] != without:
+        if path.is_file() and inside.parts[0] != without and not NOT_BUILT & set(inside.parts):
             mode = "x" if modes and path.stat().st_mode & 0o100 else "-"
             digest.update(f"\0{inside}\0{mode}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -13,9 +13,9 @@ from components.vhost import Vhost, VhostArgs
 from components.video import Disk
 from components.worker_vm import WorkerVm, WorkerVmArgs
 from render.placement import disk_path, mac_address, place
-from render.vhost import Disks
+from render.vhost import Disks, vhost_config
 from settings import budgets
-from settings.models import Settings
+from settings.models import Settings, Ssh
 from settings.names import MEDIA, VHOST
 
 
@@ -47,16 +47,25 @@ class StorageHost:
     """Deployment of the vhost target."""
     vms: Mapping[str, WorkerVm]
     """Name -> VM."""
+    ordinals: Mapping[str, Sequence[int]]
+    """Name of a VM -> ordinals of its instances."""
     disks: Mapping[int, Disk]
     """Ordinal -> disk, for every instance on this host."""
     joined: Sequence[pulumi.Resource]
     """Depend on these resources for VMs that are Ready nodes."""
+    config: str
+    """vhost.json of the target."""
+
+    def released(self, after: pulumi.Resource) -> None:
+        """Take the disks that no instance uses any more out of the VMs, once `after` has ended their pods."""
+        for name, vm in self.vms.items():
+            vm.released(self.ordinals[name], config=self.config, after=after)
 
 
 def storage_host(host: Host, shared: Shared) -> StorageHost:
     """Make `host` a node with a vhost target, and make its VMs nodes.
 
-    The VMs boot while the host joins the cluster. Their disks are plugged in when the target serves them.
+    The VMs boot while the host joins the cluster. The disk agent in the vhost pod plugs in their disks.
     """
     config, cluster = shared.config, shared.cluster
     first = host.name == next(iter(config.machines.storage))
@@ -69,7 +78,19 @@ def storage_host(host: Host, shared: Shared) -> StorageHost:
         disk_mib=config.vhost.disk_mib,
         sync="2s",  # the target reads the list of its disks from a ConfigMap
     )
-    ports = {name: _ports(config, name) for name in config.machines.storage[host.name]}
+    vms = {name: _worker_vm(name, host, target, prepared, shared) for name in config.machines.storage[host.name]}
+    ports = {name: _ports(config, name) for name in vms}
+    disks = Disks(
+        ordinals=sorted(ordinal for of_vm in ports.values() for ordinal in of_vm),
+        slots=config.slots,
+        mib=config.vhost.disk_mib,
+        block_size=config.vhost.block_size,
+        queues=config.vm.queues,
+        bdev=config.vhost.bdev,
+        devices=config.vhost.devices,
+        places={ordinal: (vms[name].unit, port) for name in vms for ordinal, port in ports[name].items()},
+        vms={vm.unit: vm.definition for vm in vms.values()},
+    )
     vhost = Vhost(
         "vhost" if first else f"vhost-{host.name}",
         VhostArgs(
@@ -78,16 +99,10 @@ def storage_host(host: Host, shared: Shared) -> StorageHost:
             image=shared.vhost_image,
             backend=shared.backend,
             host=host,
-            disks=Disks(
-                ordinals=sorted(ordinal for of_vm in ports.values() for ordinal in of_vm),
-                slots=config.slots,
-                mib=config.vhost.disk_mib,
-                block_size=config.vhost.block_size,
-                queues=config.vm.queues,
-                bdev=config.vhost.bdev,
-                devices=config.vhost.devices,
-            ),
+            disks=disks,
             memory_mib=budgets.vhost_memory_mib(config),
+            overhead_mib=budgets.vhost_beside_mib(config),
+            guaranteed=isinstance(config.machines, Ssh),
             files=config.vhost.files,
             cpu_mask=config.vhost.cpu_mask,
             cores=len(config.vhost.cores),
@@ -96,15 +111,20 @@ def storage_host(host: Host, shared: Shared) -> StorageHost:
         ),
         cluster.contents,
     )
-    vms = {name: _worker_vm(name, host, target, prepared, shared) for name in ports}
-    disks: dict[int, Disk] = {}
-    for name, vm in vms.items():
-        address = str(config.machines.addresses[name])
-        for ordinal, port in ports[name].items():
-            plugged = vm.disk(ordinal, port=port, vhost=vhost.ready)
-            disks[ordinal] = Disk(name, address, disk_path(port), plugged)
-    joined = [_join(name, vm, host, shared) for name, vm in vms.items()]
-    return StorageHost(target, vms, disks, joined)
+    served = vhost_config(disks)
+    plugged = {name: vm.plugged(list(ports[name]), config=served, vhost=vhost.ready) for name, vm in vms.items()}
+    return StorageHost(
+        target=target,
+        vms=vms,
+        ordinals={name: list(ports[name]) for name in vms},
+        disks={
+            ordinal: Disk(name, str(config.machines.addresses[name]), disk_path(port), plugged[name])
+            for name in vms
+            for ordinal, port in ports[name].items()
+        },
+        joined=[_join(name, vm, host, shared) for name, vm in vms.items()],
+        config=served,
+    )
 
 
 def _ports(config: Settings, vm: str) -> dict[int, int]:

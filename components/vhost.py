@@ -1,4 +1,4 @@
-"""The vhost target: a pod on a storage host that serves one vhost-user-blk disk for each instance."""
+"""The vhost target and its disk agent: a pod that gives the VMs of a storage host their disks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeAr
 
 from components.hosts import Host
 from render.vhost import BDEV_FOLDER, Disks, spdk_args, spdk_config, vhost_config
-from settings.names import SOCKETS, STATE
+from settings.names import AGENT_PORT, RUN, STATE
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class VhostArgs:
     disks: Disks
     memory_mib: int
     """Memory in MiB of the target with its disks."""
+    overhead_mib: int = 128
+    """Memory in MiB that the pod needs beside that: for the agent, and for the page tables of the guests' memory."""
+    guaranteed: bool = False
+    """True: the node reserves all of the pod's memory. False: only what it needs when it starts."""
     files: str = f"{STATE}/disks"
     """Folder on the host with the disk files of bdev aio."""
     cpu_mask: str = "0x1"
@@ -41,9 +45,12 @@ class VhostArgs:
 
 
 class Vhost(pulumi.ComponentResource):
-    """A vhost target: a ConfigMap with the list of disks, and a Deployment of one pod, Ready when it serves them all.
+    """A vhost target: a ConfigMap with the list of disks, and a Deployment of one pod.
 
-    opts: Cluster.contents. ready: depend on it for the vhost-user sockets.
+    The pod is the disk agent with the target as its child process. It is Ready when it serves every disk that can be
+    served.
+
+    opts: Cluster.contents. ready: depend on it for a pod that is Ready.
 
     ```python
     import pulumi
@@ -65,7 +72,9 @@ class Vhost(pulumi.ComponentResource):
             image=f"192.0.2.10:443/vhost@sha256:{'0' * 64}",
             backend="spdk",
             host=host,
-            disks=Disks(ordinals=range(3), slots=32, mib=128, block_size=4096, queues=1),
+            disks=Disks(
+                ordinals=range(3), slots=32, mib=128, block_size=4096, queues=1, places={i: ("vm", i) for i in range(3)}
+            ),
             memory_mib=4608,
         ),
         pulumi.ResourceOptions(providers=[provider]),
@@ -79,12 +88,14 @@ class Vhost(pulumi.ComponentResource):
         spdk = args.backend == "spdk"
         hugepages = spdk and args.hugepage_size != "none"
         config = {"vhost.json": vhost_config(disks)}
-        command: list[str] = []
+        # a change of the kind makes the pod anew: no running target can follow it
+        command = ["--kind", disks.kind]
         if spdk:
-            config["spdk.json"] = spdk_config(disks)
-            command = spdk_args(
+            config["spdk.json"] = spdk_config(disks.slots)
+            arguments = spdk_args(
                 memory_mib=args.memory_mib, cpu_mask=args.cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
             )
+            command += ["--", *arguments]
         config_map = kubernetes.core.v1.ConfigMap(
             f"{name}-config",
             metadata={"name": pod, "namespace": namespace},
@@ -95,7 +106,7 @@ class Vhost(pulumi.ComponentResource):
         labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [
             {"name": "config", "config_map": {"name": config_map.metadata["name"]}},
-            {"name": "sockets", "host_path": {"path": SOCKETS, "type": "Directory"}},
+            {"name": "sockets", "host_path": {"path": RUN, "type": "DirectoryOrCreate"}},
             {"name": "disks", "host_path": {"path": args.files, "type": "DirectoryOrCreate"}}
             if disks.bdev == "aio"
             else {"name": "disks", "empty_dir": {"medium": "Memory"}},
@@ -103,23 +114,32 @@ class Vhost(pulumi.ComponentResource):
         ]
         mounts: list[VolumeMountArgsDict] = [
             {"name": "config", "mount_path": "/etc/vhost"},
-            {"name": "sockets", "mount_path": SOCKETS},
+            {"name": "sockets", "mount_path": RUN},
             {"name": "disks", "mount_path": BDEV_FOLDER},
             {"name": "run", "mount_path": "/run/vhost"},
         ]
-        limits = {"memory": f"{args.memory_mib}Mi"}
-        target_mounts = list(mounts)
+        memory = args.overhead_mib + (512 if hugepages else args.memory_mib)
+        limits = {"memory": f"{memory}Mi"}
         if hugepages:
-            limits = {"memory": "512Mi", f"hugepages-{args.hugepage_size}": f"{args.memory_mib}Mi"}
+            limits[f"hugepages-{args.hugepage_size}"] = f"{args.memory_mib}Mi"
             volumes.append({"name": "hugepages", "empty_dir": {"medium": f"HugePages-{args.hugepage_size}"}})
-            target_mounts.append({"name": "hugepages", "mount_path": "/dev/hugepages"})
+            mounts.append({"name": "hugepages", "mount_path": "/dev/hugepages"})
         if disks.devices:
             volumes.append({"name": "devices", "host_path": {"path": "/dev"}})
-            target_mounts.append({"name": "devices", "mount_path": "/dev"})
+            mounts.append({"name": "devices", "mount_path": "/dev"})
+        requests = {**limits, "cpu": str(args.cores) if spdk else "100m"}
+        if not args.guaranteed:
+            requests["memory"] = "128Mi"
 
         container: ContainerArgsDict = {
-            "name": "",
+            "name": "vhost",
             "image": args.image,
+            "args": command,
+            "volume_mounts": mounts,
+            "resources": {"requests": requests, "limits": limits},
+            "startup_probe": _probe("started", period=1, failures=60),
+            "readiness_probe": _probe("ready", period=2, failures=2),
+            "liveness_probe": _probe("alive", period=10, failures=3),
             "security_context": {
                 "allow_privilege_escalation": False,
                 "read_only_root_filesystem": True,
@@ -129,21 +149,8 @@ class Vhost(pulumi.ComponentResource):
             # `kubectl describe` and `make status` show the last words of a target that ended
             "termination_message_policy": "FallbackToLogsOnError",
         }
-        target: ContainerArgsDict = {
-            **container,
-            "name": "vhost",
-            "args": command,
-            "volume_mounts": target_mounts,
-            "resources": {
-                "requests": {**limits, "cpu": str(args.cores) if spdk else "100m", "memory": "64Mi"},
-                "limits": limits,
-            },
-            "startup_probe": _probe("started", period=1, failures=60),
-            "readiness_probe": _probe("ready", period=2, failures=2),
-            "liveness_probe": _probe("alive", period=10, failures=3),
-        }
         if disks.devices:
-            target["security_context"] = {"privileged": True, "read_only_root_filesystem": True}
+            container["security_context"] = {"privileged": True, "read_only_root_filesystem": True}
         self.ready = kubernetes.apps.v1.Deployment(
             name,
             metadata={"name": pod, "namespace": namespace},
@@ -153,34 +160,15 @@ class Vhost(pulumi.ComponentResource):
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": labels},
                 "template": {
-                    "metadata": {
-                        "labels": labels,
-                        # A change of these needs a new pod. A change of the list does not: reconcile serves it.
-                        "annotations": {
-                            "spdk-k8s/disks": f"{disks.bdev} {disks.mib} {disks.block_size} {disks.queues}"
-                        },
-                    },
+                    "metadata": {"labels": labels},
                     "spec": {
                         "node_selector": {"type1": args.host.name},
                         "automount_service_account_token": False,
                         "enable_service_links": False,
-                        # the pod's init reaps the probes' orphans; a target as PID 1 would leave them as zombies
-                        "share_process_namespace": True,
+                        # Kubernetes evicts or kills this pod last if memory runs out: all VMs of the host use it.
+                        "priority_class_name": "system-node-critical",
                         "termination_grace_period_seconds": 5,
-                        "containers": [
-                            target,
-                            {
-                                **container,
-                                "name": "reconcile",
-                                "command": ["/usr/local/bin/reconcile"],
-                                "volume_mounts": mounts,
-                                "resources": {
-                                    "requests": {"cpu": "10m", "memory": "16Mi"},
-                                    # the kernel charges a disk's page in memory to the container that touches it first
-                                    "limits": {"memory": f"{args.memory_mib}Mi"},
-                                },
-                            },
-                        ],
+                        "containers": [container],
                         "volumes": volumes,
                     },
                 },
@@ -191,12 +179,12 @@ class Vhost(pulumi.ComponentResource):
                 custom_timeouts=pulumi.CustomTimeouts(create="4m", update="4m"),
             ),
         )
-        self.register_outputs({"pod": pod, "backend": args.backend, "sockets": SOCKETS})
+        self.register_outputs({"pod": pod, "backend": args.backend, "sockets": RUN})
 
 
 def _probe(question: str, *, period: int, failures: int) -> ProbeArgsDict:
     return {
-        "exec_": {"command": ["/usr/local/bin/probe", question]},
+        "http_get": {"path": f"/{question}", "port": AGENT_PORT},
         "period_seconds": period,
         "failure_threshold": failures,
         "timeout_seconds": 5,

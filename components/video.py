@@ -52,7 +52,8 @@ class Video(pulumi.ComponentResource):
     """N video pods. Pod i uses disk i, and runs on the node that has this disk.
 
     kubelet formats a blank disk as ext4, and only mounts a used one. opts: Cluster.contents.
-    pages, streams: URLs of the HTTP pages and of the RTMP streams, by ordinal.
+    running: depend on it for exactly these pods. pages, streams: URLs of the HTTP pages and of the RTMP streams, by
+    ordinal.
 
     ```python
     import pulumi
@@ -129,7 +130,7 @@ class Video(pulumi.ComponentResource):
             opts=child,
         )
         ports = _ports_by_ordinal(name, labels=labels, http_port=http_port, rtmp_port=rtmp_port, opts=child)
-        kubernetes.apps.v1.StatefulSet(
+        self.running = kubernetes.apps.v1.StatefulSet(
             name,
             metadata={"name": NAME, "namespace": namespace},
             spec={

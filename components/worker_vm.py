@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Literal
 
 import pulumi
 
 from components.hosts import SCRIPTS, Host
-from render.vm import cloud_init_meta_data, cloud_init_network, cloud_init_user_data, qemu_args
-from settings.names import MEDIA, SOCKETS, VHOST
+from render.placement import unit_name
+from render.vm import cloud_init_meta_data, cloud_init_network, cloud_init_user_data, definition, qemu_args
+from settings.names import MEDIA, VHOST
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,10 @@ class WorkerVmArgs:
 
 
 class WorkerVm(pulumi.ComponentResource):
-    """A QEMU guest as a systemd unit, on the host's own network. `disk` plugs in a vhost disk.
+    """A QEMU guest as a systemd unit, on the host's own network. The host's disk agent plugs in its vhost disks, and
+    `plugged` and `released` wait for that.
 
+    unit: the VM's name on its host. definition: the name that QEMU has when it runs with this definition.
     running: depend on it for a VM whose boot has begun. answers: depend on it for a VM that answers SSH.
     accel: the accelerator in use, "kvm" or "tcg".
 
@@ -77,6 +81,7 @@ class WorkerVm(pulumi.ComponentResource):
 
     from components.hosts import Host
     from components.worker_vm import WorkerVm, WorkerVmArgs
+    from render.vhost import Disks, vhost_config
 
     config = pulumi.Config()
     key = config.require_secret("key")
@@ -96,15 +101,18 @@ class WorkerVm(pulumi.ComponentResource):
             registry="192.0.2.10:443",
         ),
     )
-    vm.disk(0, port=0, vhost=vm.answers)
+    disks = Disks(
+        ordinals=[0, 1, 2], slots=32, mib=128, block_size=4096, queues=1, places={i: (vm.unit, i) for i in range(3)}
+    )
+    vm.plugged([0, 1, 2], config=vhost_config(disks), vhost=vm.answers)
     pulumi.export("accel", vm.accel)
     ```
     """
 
     def __init__(self, name: str, args: WorkerVmArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:WorkerVm", name, None, opts)
-        self._name, self._host = name, args.host
-        self._vm = "vm" if args.index == 0 else f"vm-{args.index + 1}"  # unique on its host only
+        self._name, self._args = name, args
+        self.unit = unit_name(args.index)
         tap = f"tap-spdk-k8s-{args.index}"
         user_data = pulumi.Output.all(args.authorized_key, args.host_private, args.host_public).apply(
             lambda v: cloud_init_user_data(
@@ -115,6 +123,17 @@ class WorkerVm(pulumi.ComponentResource):
                 nameservers=args.nameservers,
             )
         )
+        qemu = qemu_args(
+            vm=self.unit,
+            vcpus=args.vcpus,
+            memory_mib=args.memory_mib,
+            mac=args.mac,
+            tap=tap,
+            disk_slots=args.disk_slots,
+            vnc=args.vnc,
+            hugepage_size=args.hugepage_size,
+        )
+        self.definition = definition(self.unit, args.accel, args.media_dir, *qemu)
         self.running = args.host.run(
             f"{name}-vm",
             "worker_vm",
@@ -127,33 +146,19 @@ class WorkerVm(pulumi.ComponentResource):
                 "MEDIA_DIR": args.media_dir,
                 "DISK_GIB": "8",
                 "ACCEL": args.accel,
-                "VM": self._vm,
-                "QEMU_ARGS": "\n".join(
-                    qemu_args(
-                        vm=self._vm,
-                        vcpus=args.vcpus,
-                        memory_mib=args.memory_mib,
-                        mac=args.mac,
-                        tap=tap,
-                        disk_slots=args.disk_slots,
-                        vnc=args.vnc,
-                        hugepage_size=args.hugepage_size,
-                    )
-                ),
+                "VM": self.unit,
+                "QEMU_ARGS": "\n".join([*qemu, "-name", self.definition]),
                 "USER_DATA": pulumi.Output.secret(user_data),
                 "META_DATA": cloud_init_meta_data(hostname=name),
                 "NETWORK_CONFIG": cloud_init_network(
                     mac=args.mac, address=args.address, prefix=args.prefix, gateway=args.gateway
                 ),
-                "SOCKETS": SOCKETS,
-                "TARGET": args.target,
                 "BRIDGE": "br-spdk-k8s",
                 "TAP": tap,
                 "MAC": args.mac,
                 "NIC": args.nic,
                 "HOST_ADDRESS": args.host.address,
                 "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
-                "VM_DISKS": (SCRIPTS / "host" / "vm-disks").read_text(),
             },
             parent=self,
             depends_on=args.after,
@@ -161,7 +166,7 @@ class WorkerVm(pulumi.ComponentResource):
         self.answers = args.host.run(
             f"{name}-answers",
             "vm_answers",
-            {"ADDRESS": str(args.address), "VM": self._vm},
+            {"ADDRESS": str(args.address), "VM": self.unit},
             parent=self,
             undo="never",
             depends_on=[self.running],
@@ -169,15 +174,22 @@ class WorkerVm(pulumi.ComponentResource):
         self.accel = self.running.stdout
         self.register_outputs({"address": str(args.address), "accel": self.accel})
 
-    def disk(self, ordinal: int, *, port: int, vhost: pulumi.Resource) -> pulumi.Resource:
-        """Plug the disk of instance `ordinal` into root port number `port`, now and at every later start of the VM.
+    def plugged(self, ordinals: Sequence[int], *, config: str, vhost: pulumi.Resource) -> pulumi.Resource:
+        """Wait until the VM has these disks, as `config` (vhost.json) lists them. A message names the missing ones."""
+        return self._disks("plugged", f"{self._name}-disks", ordinals, config, [self.running, vhost])
 
-        Deleting the returned resource unplugs the disk. vhost: the resource after which the vhost target serves it.
-        """
-        return replace(self._host, deleted_with=self._host.deleted_with or self.running).run(
-            f"{self._name}-disk-{ordinal}",
-            "vm_disk",
-            {"VM": self._vm, "ORDINAL": str(ordinal), "SLOT": str(port)},
-            parent=self,
-            depends_on=[self.running, vhost],
-        )
+    def released(self, ordinals: Sequence[int], *, config: str, after: pulumi.Resource) -> pulumi.Resource:
+        """Tell the disk agent that after `after` nobody uses other disks than these; wait until they are out."""
+        return self._disks("released", f"{self._name}-disks-released", ordinals, config, [after])
+
+    def _disks(
+        self, which: str, name: str, ordinals: Sequence[int], config: str, after: Sequence[pulumi.Resource]
+    ) -> pulumi.Resource:
+        values = {
+            "VM": self.unit,
+            "DISKS": ",".join(map(str, ordinals)),
+            "CONFIG": hashlib.sha256(config.encode()).hexdigest()[:12],
+            "WHICH": which,
+            "TARGET": self._args.target,
+        }
+        return self._args.host.run(name, "vm_disks", values, parent=self, undo="never", depends_on=after)

@@ -107,17 +107,21 @@ def targets(seen: Snapshot) -> Iterator[Drift]:
             host = next((view.home(pod) for pod in seen.of(app)), "?")
             what = f"spdk-k8s-{vm} on {host} runs with an earlier definition than the config's (vm.vcpus, memoryMib, …)"
             yield Drift(what, mend=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
-        # its config is an object of Kubernetes; the target's reconciler follows it
-        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app} -c reconcile"
+        # its list of disks is an object of Kubernetes; the disk agent follows it
+        logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app}"
         for i in ordinals:
-            node = seen.made.disks[i].node
-            if f"vhost.{i}" not in said.disks:
-                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}", mend=logs, comes=True)
-            elif not said.disks[f"vhost.{i}"]:
-                yield Drift(f"disk vhost.{i} is not plugged into {node}", (f"{node}-disk-{i}",), comes=True)
+            node, disk = seen.made.disks[i].node, said.disks.get(f"vhost.{i}")
+            if disk is None:
+                what = f"the vhost target {app} does not serve disk vhost.{i}: the agent does not know it"
+                yield Drift(what, mend=logs, comes=True)
+            elif disk.state in ("missing", "refused"):
+                yield Drift(f"the vhost target {app} does not serve disk vhost.{i}: {disk.why}", mend=logs, comes=True)
+            elif disk.state != "plugged":
+                what = f"disk vhost.{i} is not plugged into {node}: {disk.state}: {disk.why}"
+                yield Drift(what, (f"{node}-disks",), comes=True)
         for name in sorted(set(said.disks) - {f"vhost.{i}" for i in ordinals}):
-            what = f"the vhost target {app} serves {name}, which nobody asked for"
-            yield Drift(what, mend=logs, comes=True)
+            what = f"the vhost target {app} has {name}, which nobody asked for: {said.disks[name].why}"
+            yield Drift(what, tuple(f"{vm}-disks-released" for vm in seen.made.vms), mend=logs, comes=True)
 
 
 def volumes(seen: Snapshot) -> Iterator[Drift]:

@@ -12,7 +12,7 @@ import json
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,9 +20,9 @@ from typing import Any, cast
 
 import urllib3
 import yaml
-from kubernetes import client, config, stream
+from kubernetes import client, config
 
-from settings.names import CLAIM, NAMESPACE, VIDEO
+from settings.names import AGENT_PORT, CLAIM, NAMESPACE, VIDEO
 
 TIMEOUT = 10  # seconds for each answer of the API server
 AT_ONCE = 16  # questions
@@ -176,38 +176,39 @@ def fetch(url: str) -> Answer:
 
 
 @dataclass(frozen=True)
+class Served:
+    """A disk, as the disk agent sees it. state: plugged, served, missing, refused, … why: the reason, if any."""
+
+    state: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Target:
-    """What a vhost target says. disks: name -> whether a VM has it. outdated: VMs that run by an earlier definition.
+    """What the disk agent of a vhost target says. disks: by name. outdated: VMs that run by an earlier definition.
     error: why it could not be asked."""
 
-    disks: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    disks: Mapping[str, Served] = field(default_factory=dict[str, Served])
     outdated: Sequence[str] = ()
     error: str = ""
 
 
-def probe(core: client.CoreV1Api, pod: str) -> str:
-    """What the target's own probe lists, run in its pod."""
-    # the stream replaces a method of its client for as long as it lasts: not of one that others use at the same time
-    alone = client.CoreV1Api(client.ApiClient(core.api_client.configuration))
-    run = cast(Callable[..., Any], stream.stream)
-    return str(
-        run(
-            alone.connect_get_namespaced_pod_exec, pod, NAMESPACE, container="reconcile",
-            command=["/usr/local/bin/probe", "list"], stdout=True, stderr=True, stdin=False, tty=False,
-            _request_timeout=TIMEOUT,
-        )
-    )  # fmt: skip
-
-
 def ask(core: client.CoreV1Api, pod: str) -> Target:
+    """The disk agent in `pod`, by GET /disks through the API server."""
     try:
-        lines = [line.split() for line in probe(core, pod).splitlines() if len(line.split()) == 2]
+        # the client says that it returns text; unread it is urllib3's response
+        answer: Any = core.connect_get_namespaced_pod_proxy_with_path(
+            f"{pod}:{AGENT_PORT}", NAMESPACE, "disks", _preload_content=False, _request_timeout=TIMEOUT
+        )
+        said: Any = json.loads(answer.data)
+        return Target(
+            disks={disk["name"]: Served(disk["state"], disk["why"]) for disk in said["disks"]},
+            outdated=[name for name, vm in said["vms"].items() if vm["outdated"]],
+        )
     except NO_ANSWER as error:
         return Target(error=why(error))
-    return Target(
-        disks={name: state == "used" for name, state in lines if name.startswith("vhost.")},
-        outdated=[vm for vm, state in lines if state == "outdated"],
-    )
+    except (ValueError, KeyError, TypeError):
+        return Target(error="its answer is not that of a disk agent")
 
 
 @dataclass(frozen=True)

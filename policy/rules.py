@@ -140,7 +140,7 @@ class Grant(NamedTuple):
 NAMESPACE = "spdk-k8s"
 # The complete list. Other workloads, and workloads in other namespaces, get nothing.
 GRANTS = (
-    Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/tmp",), "vhost-user sockets, which QEMU opens"),
+    Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/run/spdk-k8s",), "vhost-user sockets and QEMU's monitors"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/var/lib/spdk-k8s/disks", "/mnt", "/srv"), "vhost.files"),
     Grant("Deployment", "cb-vhost-p0*", "hostPath", ("/dev",), "vhost.devices"),
     Grant("Deployment", "cb-vhost-p0*", "privileged", ("vhost",), "vhost.devices"),

@@ -5,7 +5,7 @@ QEMU's arguments, the vhost target's config and the PersistentVolumes all use th
 
 from __future__ import annotations
 
-from settings.names import SOCKETS
+from settings.names import RUN
 
 # Slots 1 to 7 of bus pcie.0 hold the VM's fixed devices. Each slot from 8 on holds 8 root ports, so 128 end at slot 23.
 FIRST_PORT_SLOT = 8
@@ -14,6 +14,11 @@ FIRST_PORT_SLOT = 8
 def place(ordinal: int, vms: int) -> tuple[int, int]:
     """VM number and root port number of instance `ordinal`, with `vms` VMs in all. The VMs take instances in turn."""
     return ordinal % vms, ordinal // vms
+
+
+def unit_name(index: int) -> str:
+    """Of VM number `index` on its host: its systemd unit is spdk-k8s-NAME, its monitor NAME.qmp."""
+    return "vm" if index == 0 else f"vm-{index + 1}"
 
 
 def root_port(port: int) -> str:
@@ -32,7 +37,7 @@ def disk_path(port: int) -> str:
 
 def socket_path(ordinal: int) -> str:
     """vhost-user socket of instance `ordinal` on its storage host."""
-    return f"{SOCKETS}/vhost.{ordinal}"
+    return f"{RUN}/vhost.{ordinal}"
 
 
 def mac_address(first: str, vm: int) -> str:

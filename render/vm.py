@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
@@ -24,7 +25,7 @@ def qemu_args(
     """QEMU's arguments, one word per item. scripts/worker_vm.sh replaces @ACCEL@ with the accelerator's arguments.
 
     vm: the VM's name on its host. tap: the network interface on the host. disk_slots: number of PCIe root ports.
-    The arguments name no vhost disk: scripts/host/vm-disks plugs the disks into the root ports at every start, and
+    The arguments name no vhost disk: the disk agent plugs the disks into the root ports at every start, and
     when N grows.
     """
     folder = f"{STATE}/{vm}"
@@ -32,15 +33,16 @@ def qemu_args(
     args = [
         "-machine", "q35,memory-backend=mem,smm=off", "@ACCEL@",
         "-smp", str(vcpus), "-m", str(memory_mib),
-        # the vhost-user target maps the guest's memory
-        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on{hugepages}",
+        # The vhost-user target maps the guest's memory. The kernel charges a page to the process that touches it first:
+        # QEMU touches all pages, else the target would be OOM-killed for its guests' memory. See docs/decisions/0014.
+        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on,prealloc=on{hugepages}",
         "-nodefaults", "-no-user-config", "-display", "none",
         "-kernel", f"{folder}/vmlinuz", "-initrd", f"{folder}/initrd",
         # pcie_ports=compat leaves the interrupt vectors to the disks: see docs/decisions/0012
         "-append",
         "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 pcie_ports=compat ds=nocloud",
         "-serial", f"file:{folder}/console.log",
-        # A QMP monitor serves one client at a time. The second monitor is for the shutdown, which must not wait.
+        # A QMP monitor serves one client at a time. The disk agent keeps the first; shutdown and people use the second.
         "-chardev", f"socket,id=qmp,path={RUN}/{vm}.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=end,path={RUN}/{vm}.end.qmp,server=on,wait=off", "-mon", "chardev=end,mode=control",
         "-drive", f"file={folder}/root.img,if=none,id=root,format=raw,cache=writeback,discard=unmap",
@@ -64,6 +66,11 @@ def qemu_args(
     if vnc:
         args += ["-vnc", vnc, "-device", "VGA,addr=0x7"]
     return args
+
+
+def definition(vm: str, *parts: str) -> str:
+    """The name that QEMU carries (-name), which tells its definition: another one after any change of `parts`."""
+    return f"{vm}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:8]}"
 
 
 def cloud_init_user_data(

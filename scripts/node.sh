@@ -191,11 +191,11 @@ down() {
   rm -rf "${certs:?}/$REGISTRY" /etc/kubernetes /var/lib/kubelet /usr/local/lib/spdk-k8s/{bundle,routes,resolver} \
     /usr/libexec/kubernetes /etc/default/kubelet \
     /etc/systemd/system/spdk-k8s-routes.service /etc/modules-load.d/spdk-k8s.conf /etc/sysctl.d/90-spdk-k8s.conf \
-    /var/log/pods /var/log/containers /var/tmp/vhost.* # the last ones are the vhost pod's
+    /var/log/pods /var/log/containers /run/spdk-k8s # the last one is the vhost pod's
   rmdir /usr/local/lib/spdk-k8s 2>/dev/null || true # a VM's tools may be there yet
   rmdir /usr/lib/modules 2>/dev/null || true # made for kube-proxy where the kernel has none
   systemctl daemon-reload
-  if grep -qsx containerd "$STATE/packages"; then
+  if grep -qsx containerd "$STATE/packages" && ! others_use_containerd; then
     systemctl disable --now containerd 2>/dev/null || true
     unmount /run/containerd
     rm -rf /var/lib/containerd /run/containerd /opt/containerd /etc/containerd
@@ -205,6 +205,14 @@ down() {
     if give_back /etc/containerd/config.toml; then systemctl try-restart containerd 2>/dev/null || true; fi
   fi
   [ ! -f "$STATE/sysctl" ] || sysctl -q -p "$STATE/sysctl" >/dev/null 2>&1 || true
+}
+
+# Whether a package that was installed since needs containerd (such as docker.io), or another namespace holds content.
+others_use_containerd() {
+  local namespaces
+  if sort -u "$STATE/packages" | xargs dpkg --simulate --purge 2>&1 | grep -q 'prevent removal of containerd:'; then return; fi
+  namespaces=$(ctr namespaces list -q 2>/dev/null) || return 1
+  grep -qvx k8s.io <<<"${namespaces:-k8s.io}"
 }
 
 # unmount FOLDER   and everything below it; kubelet mounts its own folder where the root is not shared
@@ -219,7 +227,10 @@ remains() {
     for name in $(ctr -n k8s.io images list -q); do ctr -n k8s.io images rm "$name" >/dev/null 2>&1 || true; done
   fi
   unmount /var/lib/kubelet
-  for name in $(ip netns list 2>/dev/null | awk '/^cni-/ {print $1}'); do ip netns del "$name" || true; done
+  # of this network's pods only, as the CNI plugins noted them
+  { grep -ohsE '/cni-[0-9a-f-]+' /var/lib/cni/results/spdk-k8s-* || true; } | sort -u | while read -r name; do
+    ip netns del "${name#/}" 2>/dev/null || true
+  done
   if [ -d /run/netns ] && [ -z "$(ls -A /run/netns)" ]; then
     umount -l /run/netns 2>/dev/null || true
     rmdir /run/netns 2>/dev/null || true
@@ -237,8 +248,9 @@ network_down() {
   done
   for command in iptables ip6tables; do
     for table in filter nat mangle; do
-      { $command -t $table -S 2>/dev/null || true; } | sed -nE '/ -j (KUBE|CNI)-/ s/^-A/-D/p' | xargs -rL1 $command -t $table || true
-      chain=$({ $command -t $table -S 2>/dev/null || true; } | awk '$1 == "-N" && $2 ~ /^(KUBE|CNI)-/ {print $2}')
+      # those of CNI (CNI-…) are other networks': this one masquerades by nftables, and its pods have no host ports
+      { $command -t $table -S 2>/dev/null || true; } | sed -nE '/ -j KUBE-/ s/^-A/-D/p' | xargs -rL1 $command -t $table || true
+      chain=$({ $command -t $table -S 2>/dev/null || true; } | awk '$1 == "-N" && $2 ~ /^KUBE-/ {print $2}')
       xargs -rn1 $command -t $table -F <<<"$chain" || true
       xargs -rn1 $command -t $table -X <<<"$chain" || true
     done

@@ -2,7 +2,7 @@
 # Makes a worker VM on its host: bridge, media share, the guest's disks, and QEMU as a systemd unit.
 # in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
 #     VM (its name on this host: vm, vm-2, …) BRIDGE TAP MAC NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB
-#     TARGET (Deployment that serves its disks) SOCKETS VM_DISKS BRIDGE_SCRIPT (tools for scripts/host)
+#     BRIDGE_SCRIPT (tool for scripts/host)
 vm=$STATE/$VM
 unit=spdk-k8s-$VM
 lib=/usr/local/lib/spdk-k8s
@@ -12,7 +12,7 @@ step() {
     down
     return
   fi
-  packages qemu-system-x86 virtiofsd socat
+  packages curl qemu-system-x86 virtiofsd socat
   install -d -m 0700 "$vm" "$vm/seed"
   exec 8>>"$STATE/worker_vm.lock" # the VMs of one host share its container images and media
   flock -w 300 8 || fail "another VM's set-up on $(hostname) takes over 300 s"
@@ -86,6 +86,8 @@ media() {
   install -d "$MEDIA_DIR"
   : >"$MEDIA_DIR/.image"
   cp -a "$vm/media/media/." "$MEDIA_DIR/"
+  # what is taken away at last, and nothing that was put beside it
+  (cd "$vm/media/media" && find . -mindepth 1 -depth) >"$STATE/media"
   forget "$MEDIA_IMAGE" "$vm/media"
   write 0644 "$MEDIA_DIR/.image" <<<"$MEDIA_IMAGE" || true
 }
@@ -181,19 +183,20 @@ kvm_boots() {
 units() {
   local args file
   args=${QEMU_ARGS//@ACCEL@/$(accel_args)}
-  write 0755 "$lib/vm-disks" <<<"$VM_DISKS" || true
-  write 0644 "/etc/spdk-k8s/$VM.disks" <<<"TARGET=$TARGET SOCKETS=$SOCKETS" || true
+  # sockets that give away the guest's memory and QEMU's monitors: root's own, also after a boot
+  write 0644 /etc/tmpfiles.d/spdk-k8s.conf <<<"d /run/spdk-k8s 0700 root root -" || true
+  install -d -m 0700 /run/spdk-k8s
+  write 0644 "$lib/powerdown" <<<'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}' || true
   write 0755 "$lib/$VM" <<EOF || true
 #!/bin/sh
 exec qemu-system-x86_64 \\
-$(while IFS= read -r arg; do printf '  %q \\\n' "$arg"; done <<<"$args")
-  -name $VM
+$(sed '$!s/$/ \\/' <<<"$(while IFS= read -r arg; do printf '  %q\n' "$arg"; done <<<"$args")")
 EOF
   write 0644 "/etc/systemd/system/$unit-media.service" <<EOF || true
 [Unit]
 Description=Media share of the worker VM (virtiofs, read-only)
 [Service]
-ExecStartPre=/bin/mkdir -p /run/spdk-k8s
+ExecStartPre=/bin/mkdir -p -m 0700 /run/spdk-k8s
 ExecStart=/usr/libexec/virtiofsd --socket-path=/run/spdk-k8s/$VM-media.sock --shared-dir=$MEDIA_DIR --readonly --sandbox=none --cache=auto
 # it ends whenever QEMU closes the connection
 Restart=always
@@ -210,61 +213,25 @@ After=$unit-bridge.service $unit-media.service
 StartLimitIntervalSec=0
 [Service]
 ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; echo "waited 10 s for the socket of $unit-media" >&2; exit 1'
-ExecStartPre=/bin/rm -f $SOCKETS/vhost.$VM.outdated
 ExecStart=$lib/$VM
-# the disks are plugged in as soon as their sockets are there; the guest boots meanwhile
-ExecStartPost=-$lib/vm-disks $VM
-TimeoutStartSec=infinity
-ExecStop=$lib/vm-disks $VM powerdown
+# until QEMU is gone; by a monitor of its own, because the disk agent is the other's client
+ExecStop=-/bin/sh -c 'timeout 60 socat -,ignoreeof UNIX-CONNECT:/run/spdk-k8s/$VM.end.qmp <$lib/powerdown >/dev/null'
 TimeoutStopSec=90
 Restart=always
 RestartSec=2
 [Install]
 WantedBy=multi-user.target
 EOF
-  # a vhost target that starts anew says so in this file
-  write 0644 "/etc/systemd/system/$unit-disks.path" <<EOF || true
-[Unit]
-Description=Watch over the life of the worker VM's disks
-[Path]
-PathChanged=$SOCKETS/vhost.life
-[Install]
-WantedBy=multi-user.target
-EOF
-  # and what went past that, or was done by hand in QEMU's monitor, is put right in time
-  write 0644 "/etc/systemd/system/$unit-disks.timer" <<EOF || true
-[Unit]
-Description=Look after the worker VM's disks
-[Timer]
-OnActiveSec=30s
-OnUnitInactiveSec=30s
-[Install]
-WantedBy=multi-user.target
-EOF
-  write 0644 "/etc/systemd/system/$unit-disks.service" <<EOF || true
-[Unit]
-Description=Plug the worker VM's disks
-StartLimitIntervalSec=0
-[Service]
-Type=oneshot
-ExecCondition=/bin/systemctl is-active --quiet $unit
-ExecStart=$lib/vm-disks $VM
-Restart=on-failure
-RestartSec=5
-EOF
   systemctl daemon-reload
   enable "$unit-media"
   enable "$unit"
-  enable "$unit-disks.path"
-  enable "$unit-disks.timer"
-  # QEMU makes its socket as it starts; the vhost pod passes the note on to `make check`
+  # QEMU makes its socket as it starts
   for file in "$lib/$VM" "/etc/systemd/system/$unit-media.service"; do
     if [ "$(systemctl show -P MainPID "$unit")" != 0 ] && [ "$file" -nt "/run/spdk-k8s/$VM.qmp" ]; then
-      touch "$SOCKETS/vhost.$VM.outdated"
       say "the VM's definition changed: it takes effect at its next start: systemctl restart $unit"
     fi
   done
-  systemctl start "$unit-media" "$unit-disks".{path,timer}
+  systemctl start "$unit-media"
   systemctl start --no-block "$unit"
 }
 
@@ -278,18 +245,27 @@ accel_args() {
 
 down() {
   local name dir
-  for name in "$unit-disks".{path,timer,service} "$unit" "$unit-media" "$unit-bridge"; do # some may never have been made
+  for name in "$unit" "$unit-media" "$unit-bridge"; do # some may never have been made
     systemctl disable --now "$name" 2>/dev/null || true
   done
-  rm -f "/etc/systemd/system/$unit".service "/etc/systemd/system/$unit"-{media,bridge,disks}.{service,path,timer} "$lib/$VM"
+  rm -f "/etc/systemd/system/$unit".service "/etc/systemd/system/$unit"-{media,bridge}.service "$lib/$VM"
   systemctl daemon-reload
   for dir in root guest bundle media; do
     ! mountpoint -q "$vm/$dir" || umount "$vm/$dir"
   done
-  rm -rf "$vm" "/etc/spdk-k8s/$VM".* "$SOCKETS/vhost.$VM.outdated"
+  rm -rf "$vm"
   if ls "$STATE"/vm* >/dev/null 2>&1; then return; fi
   # the last VM of this host
-  rm -rf "$lib"/{vm-disks,bridge} /run/spdk-k8s /etc/spdk-k8s "$STATE/worker_vm.lock" "$STATE/card" "${SOCKETS:?}"/vhost.*
+  rm -rf "$lib"/{bridge,powerdown} /run/spdk-k8s /etc/tmpfiles.d/spdk-k8s.conf "$STATE/worker_vm.lock" "$STATE/card"
   rmdir "$lib" 2>/dev/null || true
-  [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || rm -rf "$MEDIA_DIR"
+  [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || media_down
+}
+
+media_down() {
+  local path
+  while IFS= read -r path; do
+    if [ -d "$MEDIA_DIR/$path" ]; then rmdir "$MEDIA_DIR/$path" 2>/dev/null || true; else rm -f "$MEDIA_DIR/$path"; fi
+  done < <(cat "$STATE/media" 2>/dev/null)
+  rm -f "$MEDIA_DIR/.image" "$STATE/media"
+  rmdir "$MEDIA_DIR" 2>/dev/null || say "$MEDIA_DIR on $(hostname) stays: it holds files that are not the samples"
 }

@@ -14,6 +14,7 @@ NODES_MIB = 1536  # control plane, kubelets and registry of a dev stack
 CONTROL_PLANE_MIB = 1700  # kubeadm's own minimum
 VHOST_OVERHEAD_MIB = 256  # a target without disks
 VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers: see render.vhost.spdk_config
+AGENT_MIB = 128  # the disk agent in the vhost pod
 VM_RESERVED_MIB = 512  # the guest's kernel, kubelet, containerd and CoreDNS
 VIDEO_MIB = 32  # memory request of a video pod
 
@@ -41,6 +42,13 @@ def vhost_need_mib(config: Settings, disks: int) -> int:
     """Memory in MiB, in whole pages, that a vhost target with `disks` disks needs."""
     own = VHOST_OVERHEAD_MIB + config.slots * VHOST_OVERHEAD_MIB_PER_DISK
     return whole_pages(own + _disks_mib(config, disks), config.vhost.hugepage_size)
+
+
+def vhost_beside_mib(config: Settings) -> int:
+    """What is charged to the vhost pod beside the target's memory, MiB: the disk agent, and page tables of the guests'
+    memory, which the target maps once for each disk. That memory itself is charged to QEMU, which touches it first."""
+    page_kib = HUGEPAGE_MIB[config.vm.hugepage_size] * 1024 if config.vm.hugepage_size != "none" else 4
+    return AGENT_MIB + config.slots * -(-config.vm.memory_mib * 8 // (page_kib * 1024))
 
 
 def _disks_mib(config: Settings, count: int) -> int:

@@ -289,7 +289,9 @@ class Vhost(Model):
     ] = "/var/lib/spdk-k8s/disks"
     """Folder on the storage host that holds the disk files vhost.0, vhost.1, … of bdev `aio`. On a server, destroy
     deletes the default folder, but only after you unprotect it, and keeps a folder in /mnt or /srv."""
-    devices: Annotated[tuple[Annotated[str, Field(examples=["/dev/sdb"])], ...], BeforeValidator(_tuple)] = ()
+    devices: Annotated[
+        tuple[Annotated[str, Field(examples=["/dev/disk/by-id/wwn-0x5000c50000000001"])], ...], BeforeValidator(_tuple)
+    ] = ()
     """Devices on the storage host, one for each of its instances, in the order of their ordinals. `aio`: block
     devices to use instead of files. `nvme`: PCI addresses."""
     memory_mib: Annotated[int, Field(ge=64, le=1 << 24)] | None = None

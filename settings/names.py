@@ -5,11 +5,11 @@ VHOST = "cb-vhost-p0"
 VIDEO = "app-vs-p2"
 
 NAMESPACE = "spdk-k8s"  # Kubernetes namespace of both workloads
+AGENT_PORT = 9301  # the disk agent's HTTP server in the vhost pod: GET /started /ready /alive /disks /metrics
 CLAIM = "disk"  # volumeClaimTemplate of the StatefulSet: pod app-vs-p2-0 has the claim disk-app-vs-p2-0
 
 # Folders on the machines.
-SOCKETS = "/var/tmp"  # the vhost-user sockets vhost.0, vhost.1, …; the original system had them here
-RUN = "/run/spdk-k8s"
+RUN = "/run/spdk-k8s"  # the vhost-user sockets vhost.0, vhost.1, …, QEMU's monitors, the agent's files; root owns it
 STATE = "/var/lib/spdk-k8s"
 MEDIA = "/srv/media"  # the playlists, on a storage host and in its VMs
 

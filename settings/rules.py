@@ -174,9 +174,9 @@ def _disks(s: Settings) -> Iterator[Problem]:
         yield Problem("vhost.memoryMib", mib, rule, put("vhost.memoryMib", whole))
 
 
-# bdev -> pattern of a device's name, and examples for remedies
+# bdev -> pattern of a device's name, and examples for remedies. The kernel may give /dev/sdb to another disk at a boot.
 DEVICE = {
-    "aio": (r"/dev/[\w./-]*\w", [f"/dev/sd{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"]),
+    "aio": (r"/dev/disk/by-id/[\w.:+-]+", [f"/dev/disk/by-id/wwn-0x5000c500{n:08x}" for n in range(1, 129)]),
     "nvme": (r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", [f"0000:{bus:02x}:00.0" for bus in range(0x5E, 0xFF)]),
 }
 
@@ -188,6 +188,9 @@ def _devices(s: Settings) -> Iterator[Problem]:
         if devices:
             yield Problem(key, devices, "bdev malloc uses no devices", remove(key))
         return
+    if s.on_files and isinstance(s.machines, Containers) and not s.vhost.files.startswith("/var/"):
+        rule = "must be below /var on machines that are containers: nothing else there outlives a container"
+        yield Problem("vhost.files", s.vhost.files, rule, put("vhost.files", "/var/lib/spdk-k8s/disks"))
     pattern, examples = DEVICE[bdev]
     unused = (example for example in examples if example not in devices)
     for i, device in enumerate(devices):

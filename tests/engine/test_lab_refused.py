@@ -266,7 +266,7 @@ def test_the_lab_stack_of_a_clean_clone_previews_and_up_asks_for_keys(tmp_path: 
             "LabMachines",
             "lab-master-preflight",
             "cluster-worker1-hugepages",
-            "worker2-disk-23",
+            "worker2-disks",
             "video-disk-23",
         ):
             assert resource in output

@@ -439,31 +439,40 @@ def test_keys_are_made_without_a_trace(machine: Machine) -> None:
     assert changes(before, machine.state()) == []
 
 
-VM_DISKS = """#!/bin/sh
-echo "$*" >>/run/vm-disks.log
+AGENT = r"""
+mkdir -p /run/spdk-k8s
+cat >/run/agent.sh <<'END'
+read -r line
+printf '%s' "$line" | tr -d '\r' >>/run/agent.log
+echo >>/run/agent.log
+case $line in
+*disks=0,7*) body='disk 7 is not in vm: missing: the target does not serve it yet
+' code=504 ;;
+*) body='' code=200 ;;
+esac
+printf 'HTTP/1.1 %s x\r\nContent-Length: %s\r\nConnection: close\r\n\r\n%s' $code ${#body} "$body"
+END
+systemd-run --unit=agent --quiet socat UNIX-LISTEN:/run/spdk-k8s/agent.sock,fork SYSTEM:'bash /run/agent.sh'
 """
 
 
-def test_vm_disk(machine: Machine) -> None:
-    """With a tool that only writes down how it was called: QEMU's part is the stack's tests'."""
-    machine.run("install", "-D", "-m", "0755", "/dev/stdin", "/usr/local/lib/spdk-k8s/vm-disks", text=VM_DISKS)
-    machine.run("systemd-run", "--unit=spdk-k8s-vm", "--quiet", "sleep", "infinity")
+def test_vm_disks(machine: Machine) -> None:
+    """With an agent that only writes down what it is asked."""
+    machine.run("bash", "-euc", AGENT)
     before = machine.state()
-    machine.step("vm_disk", "up", VM="vm", ORDINAL="1", SLOT="1")
-    other = machine.state()
-    values = {"VM": "vm", "ORDINAL": "4", "SLOT": "3"}
-    machine.step("vm_disk", "up", **values)
-    assert machine.run("cat", "/etc/spdk-k8s/vm.disks.d/4") == "3\n"
-    first = machine.state()
-    machine.step("vm_disk", "up", **values)
-    assert [line for line in changes(first, machine.state()) if "/etc/spdk-k8s/vm.disks.d/4" not in line] == []
-    machine.undone_twice("vm_disk", **values)
-    assert changes(other, machine.state()) == [], "another disk was touched"
-    assert machine.run("cat", "/run/vm-disks.log").splitlines() == ["vm 1", "vm 4", "vm 4", "vm", "vm"]
-    machine.run("systemctl", "stop", "spdk-k8s-vm")
-    machine.step("vm_disk", "down", VM="vm", ORDINAL="1", SLOT="1")
-    machine.run("rm", "-r", "/etc/spdk-k8s", "/usr/local/lib/spdk-k8s")
-    assert [line for line in changes(before, machine.state()) if "spdk-k8s" not in line] == []
+    values = {"VM": "vm", "DISKS": "0,1", "CONFIG": "abc", "TARGET": "cb-vhost-p0", "WHICH": "plugged"}
+    machine.step("vm_disks", "up", **values)
+    machine.step("vm_disks", "up", **values | {"WHICH": "released"})
+    asked = [line.split()[:2] for line in machine.run("cat", "/run/agent.log").splitlines() if "started" not in line]
+    assert asked == [
+        ["GET", "/wait?vm=vm&config=abc&seconds=170&disks=0,1"],
+        ["POST", "/release?vm=vm&config=abc&seconds=170&keep=0,1"],
+    ]
+    with pytest.raises(AssertionError, match="disk 7 is not in vm: missing: the target does not serve it yet"):
+        machine.step("vm_disks", "up", **values | {"DISKS": "0,7"})
+    machine.undone_twice("vm_disks", **values)
+    assert changes(before, machine.state()) == []
+    machine.run("bash", "-c", "systemctl stop agent; rm -r /run/spdk-k8s /run/agent.*")
 
 
 STAND_INS = r"""
@@ -477,27 +486,27 @@ echo tcg >/var/lib/spdk-k8s/vm/accel
 """
 
 
-def test_a_vm_whose_definition_changed_is_noted_until_its_next_start(machine: Machine) -> None:
+def test_a_vm_whose_definition_changed_is_told_until_its_next_start(machine: Machine) -> None:
     """With stand-ins for QEMU and virtiofsd: only the units are made."""
     machine.run("bash", "-euc", STAND_INS)
-    values = {"VM": "vm", "SOCKETS": "/var/tmp", "TARGET": "t", "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media",
-              "VM_DISKS": "#!/bin/sh"}  # fmt: skip
-    outdated = "/var/tmp/vhost.vm.outdated"
+    values = {"VM": "vm", "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media"}
 
-    def units(memory: str) -> str:
+    def units(memory: str) -> bool:
         text = script("worker_vm", values | {"QEMU_ARGS": f"@ACCEL@\n-m\n{memory}"})
-        machine.run("bash", "-s", "up", text=text.replace('\nmain "$@"', "\nunits"))
+        said = machine.run("bash", "-c", "bash -s up 2>&1", text=text.replace('\nmain "$@"', "\nunits"))
         machine.run("timeout", "30", "bash", "-c", "until systemctl is-active -q spdk-k8s-vm; do sleep 0.1; done")
-        return machine.run("bash", "-c", f"ls {outdated} 2>/dev/null || true").strip()
+        return "the VM's definition changed" in said
 
-    assert units("1024") == ""
-    assert units("1024") == ""
-    assert units("2048") == outdated
+    assert not units("1024")
+    assert machine.run("stat", "-c", "%a", "/run/spdk-k8s").strip() == "700", "S1"
+    assert not units("1024")
+    assert units("2048")
     machine.run("systemctl", "restart", "spdk-k8s-vm")
-    assert units("2048") == ""
-    assert units("1024") == outdated
+    assert not units("2048")
+    assert units("1024")
     machine.step("worker_vm", "down", **values)
-    machine.run("bash", "-c", f"test ! -e {outdated}; rm /usr/local/bin/qemu-system-x86_64 /usr/libexec/virtiofsd")
+    machine.run("bash", "-c", "rm /usr/local/bin/qemu-system-x86_64 /usr/libexec/virtiofsd")
+    assert machine.run("bash", "-c", "ls -d /run/spdk-k8s /etc/tmpfiles.d/spdk-k8s.conf 2>/dev/null || true") == ""
 
 
 NETWORK = """
@@ -581,7 +590,7 @@ NOWHERE = f"127.0.0.1:1/image@sha256:{'0' * 64}"
 VM = {
     "REGISTRY": "127.0.0.1:1", "GUEST": NOWHERE, "BUNDLE": NOWHERE, "PRELOAD": NOWHERE, "DISK_GIB": "1",
     "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media", "ACCEL": "tcg", "VM": "vm", "QEMU_ARGS": "", "QUEUES": "1",
-    "USER_DATA": "", "META_DATA": "", "NETWORK_CONFIG": "", "SOCKETS": "/var/tmp", "VM_DISKS": VM_DISKS,
+    "USER_DATA": "", "META_DATA": "", "NETWORK_CONFIG": "",
     "BRIDGE": "br0", "TAP": "tap0", "MAC": "DE:AD:BE:EF:01:41", "NIC": "", "HOST_ADDRESS": "192.0.2.12",
     "BRIDGE_SCRIPT": (ROOT / "scripts" / "host" / "bridge").read_text(),
 }  # fmt: skip
@@ -633,8 +642,8 @@ NEVER_RAN = {
     "join": {"NODE": "n", "CONFIG": "", "KUBECONFIG_TEXT": ""},
     "node": {"REGISTRY": REGISTRY},
     "registry": {},
-    "vm_disk": {"VM": "vm", "ORDINAL": "0", "SLOT": "0"},
-    "worker_vm": {"VM": "vm", "SOCKETS": "/var/tmp", "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media"},
+    "vm_disks": {"VM": "vm", "DISKS": "0"},
+    "worker_vm": {"VM": "vm", "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media"},
 }
 
 

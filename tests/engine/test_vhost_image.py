@@ -1,9 +1,11 @@
-"""The vhost image by itself, in a container as its pod runs it: what it serves, and what it says when it cannot."""
+"""The vhost image by itself, in a container as its pod runs it: what the agent has the target serve, and what it says
+when it cannot. What the agent does with a VM is its own tests'."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -14,13 +16,22 @@ from pathlib import Path
 import pytest
 
 from render.vhost import Disks, spdk_args, spdk_config, vhost_config
+from settings.names import RUN
 from settings.pins import PINS
 from tests.pulumi_cli import ROOT
 
 pytestmark = pytest.mark.engine
 
 BASE = f"debian:{PINS['DEBIAN']}-slim"
-DISKS = Disks(ordinals=range(3), slots=8, mib=16, block_size=4096, queues=1)
+DISKS = Disks(
+    ordinals=range(3),
+    slots=8,
+    mib=16,
+    block_size=4096,
+    queues=1,
+    places={i: ("vm", i) for i in range(8)},
+    vms={"vm": ""},
+)
 
 
 def docker(*command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -49,7 +60,7 @@ def image(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Target:
-    """A container with the target as its first process and, from `reconcile` on, the reconciler beside it."""
+    """A container with the disk agent, which has the target as its child."""
 
     name: str
     image: str
@@ -63,45 +74,72 @@ class Target:
         """Changes each file at once, as kubelet does: what reads one meanwhile sees the old or the new, whole."""
         config = self.folder / "config"
         config.mkdir(exist_ok=True)
-        for name, text in {"spdk.json": spdk_config(disks), "vhost.json": vhost_config(disks)}.items():
+        for name, text in {"spdk.json": spdk_config(disks.slots), "vhost.json": vhost_config(disks)}.items():
             (config / f"{name}.new").write_text(text)
             (config / f"{name}.new").replace(config / name)
 
-    def start(self, disks: Disks, *options: str, run: Path | None = None) -> None:
+    def start(self, disks: Disks, *options: str) -> None:
         self.configure(disks)
         for made in ("sockets", "disks"):
             (self.folder / made).mkdir(exist_ok=True)
-        arguments = spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=False, pci=False) if self.spdk else []
-        volumes = {"config": "/etc/vhost:ro", "sockets": "/var/tmp", "disks": "/disks"}
+        arguments = ["--kind", disks.kind]
+        if self.spdk:
+            arguments += ["--", *spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=False, pci=False)]
+        volumes = {"config": "/etc/vhost:ro", "sockets": RUN, "disks": "/disks"}
         started = docker(
             "run", "-d", "--name", self.name, "--network", "none", "--cap-drop", "ALL", "--read-only",
-            f"-v={run}:/run/vhost" if run else "--tmpfs=/run/vhost",
-            *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options, self.image, *arguments,
+            "--tmpfs=/run/vhost", *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options, self.image,
+            *arguments,
         )  # fmt: skip
         assert started.returncode == 0, started.stderr
 
-    def reconcile(self) -> None:
-        done = docker("exec", "-d", self.name, "sh", "-c", "reconcile >/run/vhost/reconcile.log 2>&1")
-        assert done.returncode == 0, done.stderr
+    def asked(self, question: str) -> str:
+        """The agent's answer; empty where there is none."""
+        agent = self.folder / "sockets/agent.sock"
+        done = subprocess.run(
+            ["curl", "-s", "--max-time", "5", "--unix-socket", agent, f"http://agent/{question}"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def disks(self) -> dict[int, str]:
+        """Ordinal -> its state."""
+        told = json.loads(self.asked("disks") or "{}")
+        return {d["ordinal"]: d["state"] for d in told.get("disks", [])}
+
+    def why(self, ordinal: int) -> str:
+        told = json.loads(self.asked("disks") or "{}")
+        return next((d["why"] for d in told.get("disks", []) if d["ordinal"] == ordinal), "")
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return docker("exec", self.name, *command)
 
     def logs(self) -> str:
         done = docker("logs", self.name)
-        return done.stdout + done.stderr + self.run("cat", "/run/vhost/reconcile.log").stdout
+        return done.stdout + done.stderr
 
     def wait(self, what: str, true: Callable[[], bool], seconds: float = 20) -> None:
         end = time.monotonic() + seconds
         while not true():
-            assert time.monotonic() < end, f"{what} not within {seconds} s:\n{self.logs()}"
+            assert time.monotonic() < end, f"{what} not within {seconds} s:\n{self.asked('disks')}\n{self.logs()}"
             time.sleep(0.2)
 
     def wait_ready(self) -> None:
-        self.wait("every disk is served", lambda: self.run("probe", "ready").returncode == 0)
+        self.wait("every disk is served", lambda: self.asked("ready") == "yes\n")
 
-    def ended(self) -> bool:
-        return docker("inspect", "-f", "{{.State.Running}}", self.name).stdout.strip() == "false"
+    def kill_target(self) -> None:
+        """Its process alone."""
+        (agent,) = docker("inspect", "-f", "{{.State.Pid}}", self.name).stdout.split()
+        for target in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
+            os.kill(int(target), signal.SIGKILL)
+
+    def accepts(self, ordinal: int) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(str(self.folder / f"sockets/vhost.{ordinal}"))
+            except OSError:
+                return False
+            return True
 
 
 @pytest.fixture
@@ -112,123 +150,114 @@ def target(image: str, tmp_path: Path) -> Iterator[Target]:
     docker("rm", "-f", made.name)
 
 
-def test_every_disk_has_a_socket_that_accepts(target: Target) -> None:
+def test_every_disk_has_a_socket_that_accepts_and_nobody_else_may_reach_it(target: Target) -> None:
+    """S1: who could bind such a socket would be given the guest's memory."""
     target.start(DISKS)
-    target.reconcile()
     target.wait_ready()
-    for i in DISKS.ordinals:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(target.folder / f"sockets/vhost.{i}"))
-    modes = target.run("sh", "-c", "stat -c '%n %a' /run/vhost/*.qmp /run/vhost/*.sock 2>/dev/null").stdout.splitlines()
-    assert sorted(modes) == (
-        ["/run/vhost/rpc.sock 600"] if target.spdk else ["/run/vhost/probes.qmp 600", "/run/vhost/reconcile.qmp 600"]
-    )
+    assert all(target.accepts(i) for i in DISKS.ordinals)
+    sockets = target.folder / "sockets"
+    assert sockets.stat().st_mode & 0o777 == 0o700
+    private = [*sockets.iterdir()]
+    assert {p.name for p in private if p.is_file()} == {"agent.json", "agent.lock"}
+    assert not [p for p in private if p.stat().st_mode & 0o077], "readable by others"
+    written = target.run("find", "/tmp", "/var/tmp", "/dev/shm", "-type", "f").stdout
+    assert written == "", "in a folder that anybody may write to"
 
 
 def test_a_stale_socket_is_replaced(target: Target) -> None:
     (target.folder / "sockets").mkdir()
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(target.folder / "sockets/vhost.1"))
-    test_every_disk_has_a_socket_that_accepts(target)
+    target.start(DISKS)
+    target.wait_ready()
+    assert target.accepts(1)
 
 
 def test_disks_are_added_and_removed_while_it_runs(target: Target) -> None:
     target.start(DISKS)
-    target.reconcile()
     target.wait_ready()
-    more = replace(DISKS, ordinals=range(5))
-    for disks in (more, DISKS):
+    for disks in (replace(DISKS, ordinals=range(5)), DISKS):
         target.configure(disks)
-        listed = [f"vhost.{i} unused" for i in disks.ordinals]
-        target.wait(
-            f"{listed}", lambda listed=listed: sorted(target.run("probe", "list").stdout.splitlines()) == listed
-        )
+        wanted = dict.fromkeys(disks.ordinals, "served")
+        target.wait(f"{wanted}", lambda wanted=wanted: target.disks() == wanted)
 
 
-def test_a_file_outlives_its_disk(target: Target) -> None:
+def test_a_file_outlives_its_disk_and_is_its_users_alone(target: Target) -> None:
     """A smaller N serves it no more, and changes nothing in it; a larger one serves it again as it was."""
     disks = replace(DISKS, bdev="aio")
     target.start(disks)
-    target.reconcile()
     target.wait_ready()
     file = target.folder / "disks/vhost.2"
     size = file.stat().st_size
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700), "S4"
     with file.open("r+b") as writing:
         writing.write(b"somebody's data")
     for ordinals in (range(2), range(3)):
-        served = replace(disks, ordinals=ordinals)
-        target.configure(served)
-        listed = [f"vhost.{i} unused" for i in ordinals]
-        target.wait(
-            f"{listed}", lambda listed=listed: sorted(target.run("probe", "list").stdout.splitlines()) == listed
-        )
+        target.configure(replace(disks, ordinals=ordinals))
+        wanted = dict.fromkeys(ordinals, "served")
+        target.wait(f"{wanted}", lambda wanted=wanted: target.disks() == wanted)
         assert file.stat().st_size == size
         assert file.read_bytes().startswith(b"somebody's data")
 
 
-def test_disks_of_another_kind_have_another_life(target: Target) -> None:
-    """Also those that are kept: worker1 plugs them in again, or the guest would go on with blocks of the old size."""
-    disks, lives = replace(DISKS, bdev="aio"), list[str]()
-    for served in (disks, disks, replace(disks, block_size=512), replace(disks, block_size=512, queues=2)):
-        target.start(served)
-        target.reconcile()
-        target.wait_ready()
-        lives.append((target.folder / "sockets/vhost.life").read_text())
-        docker("rm", "-f", target.name)
-    first, again, smaller, wider = lives
-    assert first == again == "kept\naio 16 4096 1\n"
-    assert (smaller, wider) == ("kept\naio 16 512 1\n", "kept\naio 16 512 2\n")
+def test_a_target_that_is_killed_serves_again_within_a_second_or_two(target: Target) -> None:
+    """D11: its container does not even restart, ten times in a row."""
+    target.start(replace(DISKS, bdev="aio"))
+    target.wait_ready()
+    for n in range(2, 12):
+        target.kill_target()
+        target.wait("a new target", lambda n=n: json.loads(target.asked("disks"))["target"]["starts"] == n, 5)
+        target.wait("every disk is served", lambda: target.asked("ready") == "yes\n", 5)
+    assert docker("inspect", "-f", "{{.RestartCount}}", target.name).stdout.strip() == "0"
 
 
-def test_a_second_target_waits_for_the_first_to_end(target: Target) -> None:
+def test_a_second_agent_waits_for_the_first_to_end(target: Target) -> None:
     """A pod that is made anew starts while the old one ends, which removes its sockets by their names."""
     target.start(DISKS)
-    target.reconcile()
     target.wait_ready()
     second = replace(target, name="spdk-k8s-test-vhost-2")
     try:
         second.start(DISKS)
-        second.reconcile()
-        assert second.run("probe", "started").returncode != 0
+        time.sleep(1)
+        assert "serve" not in second.logs()
         docker("stop", "-t", "5", target.name)
+        second.wait("it serves", lambda: "vhost.2: serve" in second.logs())
         second.wait_ready()
-        for i in DISKS.ordinals:
-            assert (target.folder / f"sockets/vhost.{i}").is_socket()
+        assert all(second.accepts(i) for i in DISKS.ordinals)
     finally:
         docker("rm", "-f", second.name)
 
 
-def test_a_backing_file_of_another_size_is_refused_and_kept(target: Target) -> None:
+def test_one_file_of_another_size_is_refused_and_kept_and_the_others_are_served(target: Target) -> None:
+    """D7"""
     file = target.folder / "disks/vhost.1"
     file.parent.mkdir()
     file.write_bytes(b"somebody's data")
     target.start(replace(DISKS, bdev="aio"))
-    if target.spdk:
-        target.wait("the target ends", target.ended)
-    else:
-        target.reconcile()
+    target.wait("the others are served", lambda: target.disks() == {0: "served", 1: "refused", 2: "served"})
     said = "/disks/vhost.1 has 15 bytes, and vhost.diskMib says 16777216: nothing is changed on it"
-    target.wait(said, lambda: said in target.logs())
+    assert said in target.why(1)
     assert file.read_bytes() == b"somebody's data"
 
 
+def test_a_config_for_another_kind_of_disks_is_left_to_the_next_pod(target: Target) -> None:
+    target.start(DISKS)
+    target.wait_ready()
+    target.configure(replace(DISKS, block_size=512))
+    target.wait("it is told", lambda: "another kind" in target.asked("ready"))
+    assert target.disks() == dict.fromkeys(range(3), "served")
+
+
 def test_a_socket_directory_on_a_full_disk_is_named(target: Target) -> None:
-    target.start(DISKS, "--tmpfs", "/var/tmp/full:size=64k,mode=1777")
-    config = json.loads(vhost_config(DISKS)) | {"sockets": "/var/tmp/full"}
-    (target.folder / "config/vhost.json").write_text(json.dumps(config))
-    target.run("sh", "-c", "dd if=/dev/zero of=/var/tmp/full/file bs=4k")
-    target.reconcile()
-    said = "/var/tmp/full on"
-    target.wait(said, lambda: said in target.logs() and "cannot be written to: free some space there" in target.logs())
+    target.start(DISKS, "--tmpfs", f"{RUN}:ro")
+    said = f"error: {RUN} cannot be written to"
+    target.wait(said, lambda: said in target.logs())
 
 
 def test_what_the_target_refuses_is_said_in_its_own_words(target: Target) -> None:
-    """An RPC's error is the last thing that the container says: Kubernetes makes it the pod's message."""
     if target.spdk:  # 3 disks of 4 GiB in 512 MiB
         target.start(replace(DISKS, mib=4096))
-        target.wait("the target ends", target.ended)
-        assert "spdk_zmalloc() failed" in target.logs()
-        assert '"message": "Cannot allocate memory"' in target.logs()
+        target.wait("it is told", lambda: "bdev_malloc_create: Cannot allocate memory" in target.why(0))
     else:
         file = target.folder / "disks/vhost.1"
         file.parent.mkdir()
@@ -236,19 +265,20 @@ def test_what_the_target_refuses_is_said_in_its_own_words(target: Target) -> Non
         os.truncate(file, 16 << 20)
         os.chown(file, 12345, 12345)
         target.start(replace(DISKS, bdev="aio"))
-        target.reconcile()
-        said = "blockdev-add: Could not open '/disks/vhost.1': Permission denied"
-        target.wait(said, lambda: said in target.logs())
+        target.wait("it is told", lambda: target.why(1) == "/disks/vhost.1: Permission denied")
+
+
+def test_what_a_target_says_as_it_dies_are_the_containers_last_words(target: Target) -> None:
+    """Kubernetes makes them the pod's message."""
+    target.start(DISKS, "--tmpfs=/run/vhost:size=0,ro")
+    target.wait("it is told", lambda: "the target ended with" in target.logs())
+    docker("stop", "-t", "5", target.name)
+    assert docker("inspect", "-f", "{{.State.ExitCode}}", target.name).stdout.strip() == "1"
 
 
 def test_a_device_that_is_gone_is_not_made_up(target: Target) -> None:
     target.start(replace(DISKS, bdev="aio", devices=["/dev/gone0", "/dev/gone1", "/dev/gone2"]))
-    if target.spdk:
-        target.wait("the target ends", target.ended)
-    else:
-        target.reconcile()
-    words = "/dev/gone0] open() failed" if target.spdk else "Could not open '/dev/gone0': No such file or directory"
-    target.wait(words, lambda: words in target.logs())
+    target.wait("it is told", lambda: target.why(0) == "/dev/gone0 does not exist: is the device gone?")
 
 
 @pytest.fixture
@@ -270,21 +300,12 @@ def devices(tmp_path: Path) -> Iterator[list[str]]:
             subprocess.run(["losetup", "-d", device], check=True)
 
 
-def test_block_devices_are_served_and_more_of_them_while_it_runs(target: Target, devices: list[str]) -> None:
-    """As in the pod: the reconciler is a container of its own, and the target's alone has the devices."""
+def test_block_devices_are_served_and_held_and_more_of_them_while_it_runs(target: Target, devices: list[str]) -> None:
     disks = replace(DISKS, ordinals=range(2), bdev="aio", devices=devices)
-    run = target.folder / "run"
-    target.start(disks, "--privileged", "-v=/dev:/dev", run=run)
-    beside = replace(target, name=f"{target.name}-reconcile")
-    try:
-        beside.start(disks, "--entrypoint=/usr/local/bin/reconcile", run=run)
-        target.wait_ready()
-        more = replace(disks, ordinals=range(3))
-        target.configure(more)
-        target.wait_ready()
-        for i in range(3):
-            with socket.socket(socket.AF_UNIX) as client:
-                client.connect(str(target.folder / f"sockets/vhost.{i}"))
-    finally:
-        print(beside.logs())  # shown when it fails
-        docker("rm", "-f", beside.name)
+    target.start(disks, "--privileged", "-v=/dev:/dev")
+    target.wait_ready()
+    target.configure(replace(disks, ordinals=range(3)))
+    target.wait("all are served", lambda: target.disks() == dict.fromkeys(range(3), "served"))
+    assert all(target.accepts(i) for i in range(3))
+    with pytest.raises(OSError, match="busy"):  # D3: nobody can mount it meanwhile
+        os.open(devices[0], os.O_RDONLY | os.O_EXCL)

@@ -90,7 +90,7 @@ class FakeCluster:
         self.pods = [pod(f"{VHOST}-x", VHOST, "worker1")]
         self.pods += [pod(f"{VIDEO}-{i}", VIDEO, "worker2") for i in range(count)]
         self.volumes = [volume(i) for i in range(count)]
-        self.served = {f"vhost.{i}": "used" for i in range(count)}
+        self.served = {f"vhost.{i}": "plugged" for i in range(count)}
         self.markers: dict[int, view.Answer] = {}
         self.pages: dict[int, view.Answer] = {}
         self.events: list[client.CoreV1Event] = []
@@ -98,12 +98,12 @@ class FakeCluster:
         self.namespaces = {NAMESPACE: "Active", "default": "Active"}
         self.error: Exception | None = None
         self.silent: set[str] = set()
+        self.outdated = False
         self.done: list[str] = []
         self.made = view.Outputs.parse(made(count))
         self.cluster = view.Cluster(core=self, apps=self)  # type: ignore[arg-type]
         monkeypatch.setattr(view, "outputs", lambda: self.made)
         monkeypatch.setattr(view, "connect", lambda _: self.cluster)
-        monkeypatch.setattr(view, "probe", self.probe)
         monkeypatch.setattr(view, "fetch", self.fetch)
 
     def _items(self, items: list[Any]) -> SimpleNamespace:
@@ -148,11 +148,17 @@ class FakeCluster:
         ]
         return SimpleNamespace(data=json.dumps({"pods": pods}))
 
-    def probe(self, _: object, name: str) -> str:
-        """What the target's probe lists, in place of a command in its pod."""
-        if any(p.metadata.name == name and p.spec.node_name in self.silent for p in self.pods):
+    def connect_get_namespaced_pod_proxy_with_path(
+        self, name: str, namespace: str, path: str, **_: object
+    ) -> SimpleNamespace:
+        """What the disk agent in the target's pod answers."""
+        pod, _, port = name.partition(":")
+        assert (namespace, port, path) == (NAMESPACE, "9301", "disks")
+        if any(p.metadata.name == pod and p.spec.node_name in self.silent for p in self.pods):
             raise DOWN
-        return "".join(f"{disk} {use}\n" for disk, use in self.served.items())
+        disks = [{"name": disk, "state": state, "why": "a reason"} for disk, state in self.served.items()]
+        vms = {"vm": {"qemu": "answers", "why": "", "outdated": self.outdated}}
+        return SimpleNamespace(data=json.dumps({"disks": disks, "vms": vms}))
 
     def fetch(self, url: str) -> view.Answer:
         port = int(url.partition("://")[2].partition(":")[2].partition("/")[0])

@@ -30,7 +30,15 @@ LAYOUTS: dict[str, dict[str, object]] = {
         "vm": {"hugepageSize": "2Mi"},
     },
     "devices, plain HTTP": {
-        "vhost": {**QEMU, "bdev": "aio", "devices": ["/dev/sdb", "/dev/sdc", "/dev/sdd"]},
+        "vhost": {
+            **QEMU,
+            "bdev": "aio",
+            "devices": [
+                "/dev/disk/by-id/wwn-0x5000c50000000001",
+                "/dev/disk/by-id/wwn-0x5000c50000000002",
+                "/dev/disk/by-id/wwn-0x5000c50000000003",
+            ],
+        },
         "registry": {"tls": False},
     },
 }
@@ -142,7 +150,7 @@ def test_the_order_from_bare_machines_to_videos(graph: Graph) -> None:
         "cluster/cluster-worker1-join",
         "cluster/cluster-worker1-ready",
         "vhost/vhost",
-        "worker2/worker2-disk-0",
+        "worker2/worker2-disks",
         "video/video-disk-0",
         "video/video",
     ]
@@ -169,7 +177,7 @@ def test_hugepages_and_devices_come_first() -> None:
     assert "cluster/cluster-worker1-devices" in waits_for(devices, "cluster/cluster-worker1-join") & waits_for(
         devices, "vhost/vhost"
     )
-    # else reconcile would serve devices that nothing has checked
+    # else the agent would serve devices that nothing has checked
     assert "cluster/cluster-worker1-devices" in waits_for(devices, "vhost/vhost-config")
 
 
@@ -178,24 +186,29 @@ def mounts(container: dict[str, Any]) -> dict[str, str]:
     return {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
 
 
-def test_only_the_target_has_the_devices() -> None:
-    """reconcile only sends commands to the target. It needs neither devices nor privileges."""
-    graph = run_program(**LAYOUTS["devices, plain HTTP"])
-    target, reconcile = graph["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
-    assert mounts(target) == {**mounts(reconcile), "/dev": "devices"}
+def test_only_a_pod_with_devices_is_privileged(graph: Graph) -> None:
+    (target,) = run_program(**LAYOUTS["devices, plain HTTP"])["vhost/vhost"].inputs["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert mounts(target)["/dev"] == "devices"
     assert target["securityContext"]["privileged"]
-    assert "privileged" not in reconcile["securityContext"]
-    assert reconcile["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert "MIB=128\n" in graph["cluster/cluster-worker1-devices"].inputs["stdin"]
+    for target in containers_of_targets(graph):
+        assert ("/dev" in mounts(target)) == target["securityContext"].get("privileged", False)
+
+
+def containers_of_targets(graph: Graph) -> list[dict[str, Any]]:
+    made = (r for r in of_type(graph, "kubernetes:apps/v1:Deployment") if r.name.startswith("vhost"))
+    return [c for r in made for c in r.inputs["spec"]["template"]["spec"]["containers"]]
 
 
 def test_messages_name_the_vm_and_target_that_they_are_of() -> None:
     graph = run_program(**LAYOUTS["two hosts of two VMs"])
     for name, (vm, target) in {"worker3": ("vm-2", "cb-vhost-p0"), "worker6": ("vm-2", "cb-vhost-p0-worker4")}.items():
         assert f"VM={vm}\n" in graph[f"{name}/{name}-answers"].inputs["stdin"]
-        made = graph[f"{name}/{name}-vm"].inputs["stdin"]
-        assert f"VM={vm}\n" in made
-        assert f"TARGET={target}\n" in made
+        assert f"VM={vm}\n" in graph[f"{name}/{name}-vm"].inputs["stdin"]
+        disks = graph[f"{name}/{name}-disks"].inputs["stdin"]
+        assert f"VM={vm}\n" in disks
+        assert f"TARGET={target}\n" in disks
     for file in (f for f in hosts.SCRIPTS.rglob("*") if f.is_file()):
         assert not re.search(r"cb-vhost-p0|/vm/console", file.read_text()), f"{file} means the first of all"
 
@@ -218,15 +231,40 @@ def test_a_target_has_what_it_needs_and_no_more(graph: Graph) -> None:
 
 
 def test_each_probe_of_the_target_asks_its_own_question(graph: Graph) -> None:
-    """started and alive: the target answers. ready: it serves every disk."""
-    target, reconcile = graph["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
-    asks = {kind: target[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness")}
-    assert asks == {
-        "startup": ["/usr/local/bin/probe", "started"],
-        "readiness": ["/usr/local/bin/probe", "ready"],
-        "liveness": ["/usr/local/bin/probe", "alive"],
-    }
-    assert not [key for key in reconcile if key.endswith("Probe")]
+    """started: the target has answered once. ready: it serves every disk that can be served. alive: the agent works.
+    No probe runs a program in the pod."""
+    for target in containers_of_targets(graph):
+        probes = {kind: target[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
+        assert probes == {
+            "startup": {"path": "/started", "port": 9301},
+            "readiness": {"path": "/ready", "port": 9301},
+            "liveness": {"path": "/alive", "port": 9301},
+        }
+
+
+def test_a_target_is_the_last_to_be_evicted_or_killed() -> None:
+    """All VMs of its host use it. On servers all of its memory is reserved."""
+    for layout, reserved in (("dev", False), ("lab", True)):
+        for target in of_type(run_program(**LAYOUTS[layout]), "kubernetes:apps/v1:Deployment"):
+            pod = target.inputs["spec"]["template"]["spec"]
+            if target.name.startswith("vhost"):
+                assert pod["priorityClassName"] == "system-node-critical"
+                resources = pod["containers"][0]["resources"]
+                assert (resources["requests"]["memory"] == resources["limits"]["memory"]) is reserved
+
+
+def test_a_targets_memory_does_not_pay_for_its_guests() -> None:
+    """QEMU touches all of the guest's memory itself. The target's limit counts its own memory and the page tables."""
+    graph = run_program(**LAYOUTS["dev"])
+    assert ",share=on,prealloc=on" in graph["worker2/worker2-vm"].inputs["stdin"]
+    small, large = (
+        run_program(**LAYOUTS["dev"], vm={"memoryMib": mib})["vhost/vhost"].inputs["spec"]["template"]["spec"][
+            "containers"
+        ][0]
+        for mib in (3072, 6144)
+    )
+    limits = [int(c["resources"]["limits"]["memory"].removesuffix("Mi")) for c in (small, large)]
+    assert limits[1] - limits[0] == 32 * 6  # 8 bytes for each page of 4 KiB, for each of 32 disks
 
 
 def test_hosts_reserve_hugepages_one_after_the_other() -> None:
@@ -256,7 +294,6 @@ SERVERS = {"machines": LAYOUTS["lab"]["machines"]}
     ("config", "kept"),
     [
         ({"vhost": {"bdev": "aio"}, "machines": {"storageHosts": 2}}, ["dev/dev-worker1-var", "dev/dev-worker3-var"]),
-        ({"vhost": {"bdev": "aio", "files": "/srv/disks"}}, ["dev/dev-worker1-var"]),
         ({"vhost": {"bdev": "malloc"}}, []),
         ({"vhost": {**QEMU, "bdev": "aio"}, **SERVERS}, ["lab/lab-worker1-ready"]),
         ({"vhost": {**QEMU, "bdev": "aio", "files": "/srv/disks"}, **SERVERS}, []),  # the user's own folder is kept
@@ -376,7 +413,7 @@ def changed(before: Graph, after: Graph) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("step", "reruns"),
     [
-        ("vm_disk", {f"worker2/worker2-disk-{i}" for i in range(3)}),
+        ("vm_disks", {"worker2/worker2-disks", "worker2/worker2-disks-released"}),
         ("control_plane", {"cluster/cluster-control-plane"}),
     ],
 )
@@ -421,7 +458,7 @@ def test_what_a_running_target_cannot_change_makes_it_anew(change: dict[str, Any
 
 
 def test_a_smaller_n_gives_disks_back_and_deletes_nothing_on_them() -> None:
-    """Order: the pod is deleted, then its claim and volume, then the disk leaves the VM."""
+    """Order: the pod is deleted, then the disk leaves the VM, and claim and volume are deleted."""
     graph = run_program(**LAYOUTS["dev"])
     stateful_set = graph["video/video"].inputs["spec"]
     assert stateful_set["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Delete"  # else the volume stays
@@ -429,6 +466,5 @@ def test_a_smaller_n_gives_disks_back_and_deletes_nothing_on_them() -> None:
         assert volume.inputs["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     (storage_class,) = of_type(graph, "kubernetes:storage.k8s.io/v1:StorageClass")
     assert storage_class.inputs["reclaimPolicy"] == "Retain"
-    last_to_first = ["worker2/worker2-disk-2", "video/video-disk-2", "video/video"]
-    for later, sooner in itertools.pairwise(last_to_first):
-        assert later in waits_for(graph, sooner)
+    assert "video/video" in waits_for(graph, "worker2/worker2-disks-released")
+    assert "video/video-disk-2" in waits_for(graph, "video/video")

@@ -78,16 +78,16 @@ def test_a_lost_node_comes_back_by_its_steps(
 def test_labels_and_disks_that_are_not_plugged_in(cluster: FakeCluster, checked: Checked) -> None:
     cluster.nodes["master"] = node("master", labels={})
     cluster.nodes["worker1"] = node("worker1", labels={"type1": "other"})
-    cluster.served["vhost.1"] = "unused"
+    cluster.served["vhost.1"] = "served"
     code, _, said = checked()
     assert code == 1
     assert said == [
         "drift: node master lacks its label type1=master",
         "drift: node worker1 lacks its label type1=worker1",
-        "drift: disk vhost.1 is not plugged into worker2",
+        "drift: disk vhost.1 is not plugged into worker2: served: a reason",
         "mend it: make up",
     ]
-    assert again(cluster) == ["cluster-control-plane", "cluster-worker1-ready", "worker2-disk-1"]
+    assert again(cluster) == ["cluster-control-plane", "cluster-worker1-ready", "worker2-disks"]
 
 
 REFUSED = urllib3.exceptions.NewConnectionError(None, "Failed to establish a new connection: [Errno 111] Refused")  # type: ignore[arg-type]
@@ -132,12 +132,12 @@ def test_a_target_that_cannot_be_asked_does_not_end_the_check(cluster: FakeClust
 
 
 def test_what_the_target_serves(cluster: FakeCluster, checked: Checked) -> None:
-    cluster.served = {"vhost.0": "used", "vhost.7": "used"}
+    cluster.served = {"vhost.0": "plugged", "vhost.7": "leaving"}
     _, _, said = checked()
-    logs = f"make up; if it stays, its reason: kubectl -n spdk-k8s logs deploy/{VHOST} -c reconcile"
+    logs = f"make up; if it stays, its reason: kubectl -n spdk-k8s logs deploy/{VHOST}"
     assert remedies(said) == {
-        f"the vhost target {VHOST} does not serve disk vhost.1": logs,
-        f"the vhost target {VHOST} serves vhost.7, which nobody asked for": logs,
+        f"the vhost target {VHOST} does not serve disk vhost.1: the agent does not know it": logs,
+        f"the vhost target {VHOST} has vhost.7, which nobody asked for: a reason": logs,
     }
 
 
@@ -193,7 +193,7 @@ def test_pods_and_their_pages(cluster: FakeCluster, checked: Checked) -> None:
     cluster.pods.append(pod(f"{VIDEO}-2", VIDEO, "worker2"))
     cluster.made = view.Outputs.parse(made(3))
     cluster.volumes.append(volume(2))
-    cluster.served["vhost.2"] = "used"
+    cluster.served["vhost.2"] = "plugged"
     cluster.pods[3] = pod(f"{VIDEO}-2", VIDEO, "worker2", ready=False)
     cluster.markers = {
         0: view.Answer("200", b"{half"),
@@ -265,12 +265,12 @@ def test_every_step_is_one_of_the_programs(cluster: FakeCluster) -> None:
     for name in made()["nodes"]:
         sick(cluster, name)
     steps = again(cluster)
-    assert len(steps) == 11
+    assert len(steps) == 10
     assert set(steps) <= names
 
 
 def test_a_vm_of_an_earlier_definition_is_to_be_restarted(cluster: FakeCluster, checked: Checked) -> None:
-    cluster.served["vm"] = "outdated"
+    cluster.outdated = True
     _, _, said = checked()
     ((what, remedy),) = remedies(said).items()
     assert what.startswith("spdk-k8s-vm on worker1 runs with an earlier definition")

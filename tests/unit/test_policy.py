@@ -146,14 +146,14 @@ def test_what_is_not_known_is_not_held_against_a_pod(pod: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("kind", "name", "path", "granted"),
     [
-        ("apps/v1:Deployment", "cb-vhost-p0", "/var/tmp", True),
-        ("apps/v1:Deployment", "cb-vhost-p0-worker4", "/var/tmp", True),
+        ("apps/v1:Deployment", "cb-vhost-p0", "/run/spdk-k8s", True),
+        ("apps/v1:Deployment", "cb-vhost-p0-worker4", "/run/spdk-k8s", True),
         ("apps/v1:Deployment", "cb-vhost-p0", "/mnt/nvme0/disks", True),
-        ("apps/v1:Deployment", "cb-vhost-p0", "/var/tmp/../../etc", False),
+        ("apps/v1:Deployment", "cb-vhost-p0", "/run/spdk-k8s/../../etc", False),
         ("apps/v1:Deployment", "cb-vhost-p0", "/mntx", False),
-        ("apps/v1:DaemonSet", "cb-vhost-p0", "/var/tmp", False),
+        ("apps/v1:DaemonSet", "cb-vhost-p0", "/run/spdk-k8s", False),
         ("apps/v1:StatefulSet", "app-vs-p2", "/srv/media", True),
-        ("apps/v1:StatefulSet", "app-vs-p2", "/var/tmp", False),
+        ("apps/v1:StatefulSet", "app-vs-p2", "/run/spdk-k8s", False),
         ("apps/v1:StatefulSet", "app-vs-p22", "/srv/media", False),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_printed_key_is_found_once_it_is_known() -> None:
 @pytest.mark.parametrize("bdev", ["malloc", "aio"])
 def test_the_program_keeps_them_when_all_is_known(bdev: str) -> None:
     images = rules.Images()
-    devices = ["/dev/vdb", "/dev/vdc", "/dev/vdd"] if bdev == "aio" else []
+    devices = [f"/dev/disk/by-id/virtio-{i}" for i in range(3)] if bdev == "aio" else []
     for made in run_program(vhost={"bdev": bdev, "devices": devices}).values():
         on_the_wire = json_format.MessageToDict(made.request.object)
         resource = Resource(made.typ, made.name, on_the_wire, list(made.request.additionalSecretOutputs))

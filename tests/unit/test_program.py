@@ -22,7 +22,8 @@ def program(request: pytest.FixtureRequest) -> tuple[int, dict[str, Registered]]
 def test_every_instance_has_a_disk_and_a_volume(program: tuple[int, dict[str, Registered]]) -> None:
     count, resources = program
     assert len(of_type(resources, "kubernetes:core/v1:PersistentVolume")) == count
-    assert len([r for r in of_type(resources, "command:remote:Command") if "worker2-disk-" in r.name]) == count
+    (waits,) = (r for r in of_type(resources, "command:remote:Command") if r.name == "worker2-disks")
+    assert f"DISKS={','.join(map(str, range(count)))}\n" in waits.inputs["stdin"]
 
 
 def test_every_remote_step_names_a_host_key_and_a_time_limit(program: tuple[int, dict[str, Registered]]) -> None:
@@ -42,16 +43,15 @@ def test_a_released_language_host_finds_its_tools(name: str) -> None:
 
 def test_one_more_instance_only_adds() -> None:
     few, many = run_program(numinst=3), run_program(numinst=4)
-    assert set(many) - set(few) == {
-        "worker2/worker2-disk-3",
-        "video/video-disk-3",
-    }
+    assert set(many) - set(few) == {"video/video-disk-3"}
     assert not set(few) - set(many)
     # updated: the list of disks, the number of pods, and the check of this machine's memory
     changed = {name for name in few if few[name].inputs != many[name].inputs}
     assert changed == {
         "dev/dev-preflight",
         "vhost/vhost-config",
+        "worker2/worker2-disks",
+        "worker2/worker2-disks-released",
         "video/video",
     }
 
@@ -75,12 +75,14 @@ def test_several_hosts_and_vms_share_the_instances() -> None:
         "video-disk-4": ("worker2", second),
     }
     served = {
-        c.name: [disk["name"] for disk in json.loads(c.inputs["data"]["vhost.json"])["disks"]]
+        c.name: [
+            (disk["ordinal"], disk["vm"], disk["port"]) for disk in json.loads(c.inputs["data"]["vhost.json"])["disks"]
+        ]
         for c in of_type(resources, "kubernetes:core/v1:ConfigMap")
     }
     assert served == {
-        "vhost-config": ["vhost.0", "vhost.1", "vhost.4"],
-        "vhost-worker4-config": ["vhost.2", "vhost.3"],
+        "vhost-config": [(0, "vm", 0), (1, "vm-2", 0), (4, "vm", 1)],
+        "vhost-worker4-config": [(2, "vm", 0), (3, "vm-2", 0)],
     }
 
 
@@ -91,10 +93,10 @@ def test_hugepages_are_the_targets_limit_and_reserved_before_the_node_is_made(ba
     target = deployment.inputs["spec"]["template"]["spec"]["containers"][0]
     reserved = [r.inputs["stdin"] for r in of_type(resources, "command:remote:Command") if "hugepages" in r.name]
     if backend == "spdk":
-        assert target["resources"]["limits"] == {"memory": "512Mi", "hugepages-2Mi": "1024Mi"}
+        assert target["resources"]["limits"] == {"memory": "832Mi", "hugepages-2Mi": "1024Mi"}
         assert "HUGEPAGES=2Mi=512\n" in "".join(reserved)
     else:
-        assert target["resources"]["limits"] == {"memory": "1024Mi"}
+        assert target["resources"]["limits"] == {"memory": "1344Mi"}
         assert not reserved
 
 

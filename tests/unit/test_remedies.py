@@ -104,9 +104,9 @@ CONFIGS = maps(
         files=["/srv/disks", "/data/disks", "disks", ""],
         devices=[
             [],
-            ["/dev/sdb"],
-            ["/dev/sdb", "/dev/sdb"],
-            ["sdc", "/dev/sdb"],
+            ["/dev/disk/by-id/wwn-0x5000c50000000001"],
+            ["/dev/disk/by-id/wwn-0x5000c50000000001", "/dev/disk/by-id/wwn-0x5000c50000000001"],
+            ["sdc", "/dev/disk/by-id/wwn-0x5000c50000000001"],
             ["0000:5e:00.0"],
             [1],
             "[]",

@@ -24,7 +24,10 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def disks(count: int) -> Disks:
-    return Disks(ordinals=range(count), slots=32, mib=128, block_size=4096, queues=1)
+    return Disks(
+        ordinals=range(count), slots=32, mib=128, block_size=4096, queues=1,
+        places={i: ("vm", i) for i in range(count)}, vms={"vm": "vm-0123abcd"},
+    )  # fmt: skip
 
 
 TEXTS = {
@@ -46,9 +49,8 @@ TEXTS = {
         node="worker2", api_server="192.0.2.11:6443", ca_hash="sha256:00", in_container=False
     ),
     "vhost.json": vhost_config(disks(2)),
-    "spdk.json": spdk_config(disks(2)),
-    "spdk-aio.json": spdk_config(replace(disks(1), bdev="aio")),
-    "spdk-nvme.json": spdk_config(replace(disks(1), bdev="nvme", devices=["0000:5e:00.0"])),
+    "vhost-nvme.json": vhost_config(replace(disks(1), bdev="nvme", devices=["0000:5e:00.0"])),
+    "spdk.json": spdk_config(32),
     "qemu.args": "\n".join(
         qemu_args(
             vm="vm", vcpus=2, memory_mib=2048, mac="DE:AD:BE:EF:01:41", tap="tap0", disk_slots=9, vnc="127.0.0.1:2"
@@ -110,11 +112,7 @@ def test_the_path_of_a_disk_does_not_depend_on_how_many_there_are() -> None:
 @pytest.mark.parametrize("count", [1, 33, 128])
 def test_spdk_has_buffers_for_every_disk(count: int) -> None:
     """Each controller fills a cache twice, for bdev and accel. SPDK refuses a controller if the pool is empty."""
-    made = {
-        c["method"]: c["params"]
-        for s in json.loads(spdk_config(replace(disks(count), slots=count)))["subsystems"]
-        for c in s["config"]
-    }
+    made = {c["method"]: c["params"] for s in json.loads(spdk_config(count))["subsystems"] for c in s["config"]}
     for size in ("small", "large"):
         caches = made["accel_set_options"][f"{size}_cache_size"] + made["bdev_set_options"][f"iobuf_{size}_cache_size"]
         assert made["iobuf_set_options"][f"{size}_pool_count"] > count * caches

@@ -95,8 +95,20 @@ def test_a_stacks_file_is_valid_and_names_its_schema(path: Path) -> None:
         ({"machines": {"kind": "cloud"}}, False),
         ({"machines": {"kind": "ssh"}}, False),
         ({"machines": {"subnet": "172.30.90.0"}}, False),
-        ({"vhost": {"devices": ["/dev/sdb", "/dev/sdc", "/dev/sdd"], "bdev": "aio"}}, True),
-        ({"vhost": {"devices": "/dev/sdb"}}, False),
+        (
+            {
+                "vhost": {
+                    "devices": [
+                        "/dev/disk/by-id/wwn-0x5000c50000000001",
+                        "/dev/disk/by-id/wwn-0x5000c50000000002",
+                        "/dev/disk/by-id/wwn-0x5000c50000000003",
+                    ],
+                    "bdev": "aio",
+                }
+            },
+            True,
+        ),
+        ({"vhost": {"devices": "/dev/disk/by-id/wwn-0x5000c50000000001"}}, False),
         ({"vhost": {"memoryMib": 2048, "cpuMask": "[0-5]", "blockSize": 512}}, True),
         ({"vhost": {"blockSize": 1024}}, False),
         ({"vhost": {"files": "disks"}}, False),

@@ -1,0 +1,371 @@
+"""Both targets alone, over real sockets: what is refused, what is left by a broken step, what answers garbage."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from disk_agent import monitor, qsd, spdk
+from disk_agent.backing import Backing, sparse
+from disk_agent.config import Disk, Kind
+from disk_agent.machine import SCRAP
+from disk_agent.monitor import Refused, Silent
+from disk_agent.qsd import StorageDaemon
+from disk_agent.spdk import Spdk
+from fakes import FakeQsd, FakeSpdk, World
+
+AIO, MALLOC, NVME = (Kind(bdev, 1, 4096, 1) for bdev in ("aio", "malloc", "nvme"))
+
+
+def run(work: Coroutine[Any, Any, Any]) -> None:
+    asyncio.run(work)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    for name in ("run", "s", "d"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+async def daemon(host: Path, kind: Kind = AIO) -> tuple[FakeQsd, StorageDaemon]:
+    fake = FakeQsd(host / "run", World())
+    await fake.start()
+    target = StorageDaemon(kind, host / "s", host / "run")
+    await target.connect()
+    return fake, target
+
+
+async def spdk_target(host: Path, kind: Kind = AIO) -> tuple[FakeSpdk, Spdk]:
+    fake = FakeSpdk(host / "run", host / "s", World())
+    await fake.start()
+    target = Spdk(kind, host / "s", ["-m", "0x1"], host / "run")
+    await target.connect()
+    return fake, target
+
+
+BOTH = pytest.mark.parametrize("make", [daemon, spdk_target])
+Make = Callable[..., Coroutine[Any, Any, tuple[Any, Any]]]
+
+
+def disk(host: Path, i: int = 0) -> Disk:
+    return Disk(i, "vm", i, str(host / "d" / f"vhost.{i}"))
+
+
+@BOTH
+def test_a_file_is_made_privately_and_served_by_what_it_is(host: Path, make: Make) -> None:
+    async def work() -> None:
+        os.umask(0o022)
+        fake, target = await make(host)
+        assert await target.look(disk(host)) is None
+        await target.serve(disk(host), None)
+        life = await target.look(disk(host))
+        assert await target.served() == {0: life}
+        file = host / "d/vhost.0"
+        assert file.stat().st_size == 1 << 20
+        assert (file.stat().st_mode & 0o777, (host / "d").stat().st_mode & 0o777) == (0o600, 0o700)
+        await target.stop(0)
+        assert await target.served() == {}
+        await target.serve(disk(host), life)
+        assert await target.served() == {0: life}
+        await target.ping()
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+@BOTH
+def test_another_file_at_the_same_path_is_another_disk(host: Path, make: Make) -> None:
+    """D1: also when it has the same name and size."""
+
+    async def work() -> None:
+        fake, target = await make(host)
+        sparse(host / "d/vhost.0", 1 << 20)
+        before = await target.look(disk(host))
+        (host / "d/vhost.0").rename(host / "d/kept")
+        sparse(host / "d/vhost.0", 1 << 20)
+        assert await target.look(disk(host)) not in (None, before)
+        with pytest.raises(Refused, match="another disk than a moment ago"):
+            await target.serve(disk(host), before)
+        assert await target.served() == {}
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+@BOTH
+def test_a_file_of_another_size_is_refused_and_kept(host: Path, make: Make) -> None:
+    async def work() -> None:
+        fake, target = await make(host)
+        (host / "d/vhost.0").write_bytes(b"somebody's data")
+        with pytest.raises(Refused, match=r"has 15 bytes, and vhost\.diskMib says 1048576: nothing is changed on it"):
+            await target.look(disk(host))
+        assert (host / "d/vhost.0").read_bytes() == b"somebody's data"
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+@BOTH
+def test_a_scrap_disk_is_empty_and_leaves_nothing(host: Path, make: Make) -> None:
+    async def work() -> None:
+        fake, target = await make(host)
+        await target.serve_scrap(2)
+        assert await target.served() == {2: SCRAP}
+        await target.stop(2)
+        assert await target.served() == {}
+        assert not [p for p in (host / "run").iterdir() if "scrap" in p.name]
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+@BOTH
+@pytest.mark.parametrize("temper", ["mute", "garbage", "half a line"])
+def test_a_target_that_answers_nothing_half_or_garbage_is_silent(
+    host: Path, make: Make, temper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = monitor.Monitor.ask
+    monkeypatch.setattr(monitor.Monitor, "ask", lambda self, c, a=None, seconds=10: patient(self, c, a, 0.1))
+    asked = spdk.Spdk.ask
+    monkeypatch.setattr(spdk.Spdk, "ask", lambda self, m, p=None, seconds=10: asked(self, m, p, 0.1))
+
+    async def work() -> None:
+        fake, target = await make(host)
+        fake.temper = temper
+        with pytest.raises(Silent):
+            await target.ping()
+        with pytest.raises(Silent):
+            await target.served()
+        fake.temper = ""
+        await target.close()
+        await target.connect()
+        assert await target.served() == {}
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_nobody_listens_yet(host: Path) -> None:
+    async def work() -> None:
+        for target in (StorageDaemon(AIO, host / "s", host / "run"), Spdk(AIO, host / "s", (), host / "run")):
+            with pytest.raises(FileNotFoundError):
+                await target.connect()
+            with pytest.raises(Silent):
+                await target.ping()
+        (host / "run/rpc.sock").touch()
+        with pytest.raises(ConnectionRefusedError):
+            await Spdk(AIO, host / "s", (), host / "run").connect()
+
+    run(work())
+
+
+def test_an_export_that_is_refused_leaves_no_node(host: Path) -> None:
+    async def work() -> None:
+        fake, target = await daemon(host)
+        fake.fails["block-export-add"] = "no"
+        with pytest.raises(Refused, match="block-export-add: no"):
+            await target.serve(disk(host), None)
+        assert fake.nodes == {}
+        fake.fails.clear()
+        fake.nodes["vhost.0-000000000000"] = "an earlier try"
+        await target.serve(disk(host), None)
+        assert len(fake.nodes) == 1
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_an_export_that_does_not_go_is_said(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        fake, target = await daemon(host)
+        await target.serve(disk(host), None)
+        monkeypatch.setattr(fake, "block_export_del", lambda id, mode: {}, raising=False)
+        monkeypatch.setattr(qsd, "GONE_WITHIN", 0.05)
+        with pytest.raises(Refused, match="still there"):
+            await target.stop(0)
+        monkeypatch.undo()
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_memory_of_the_storage_daemon_outlives_it_and_ends_when_it_is_given_back(host: Path) -> None:
+    async def work() -> None:
+        fake, target = await daemon(host, MALLOC)
+        assert await target.look(disk(host)) is None
+        await target.serve(disk(host), None)
+        life = await target.look(disk(host))
+        assert life
+        await fake.stop()
+        await fake.start()
+        await target.connect()
+        assert await target.look(disk(host)) == life
+        await target.serve(disk(host), life)
+        assert await target.served() == {0: life}
+        await target.stop(0)
+        await target.free(disk(host))
+        assert await target.look(disk(host)) is None
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_spdks_memory_is_another_one_after_each_start(host: Path) -> None:
+    async def work() -> None:
+        fake, target = await spdk_target(host, MALLOC)
+        await target.serve(Disk(0, "vm", 0, ""), None)
+        (life,) = (await target.served()).values()
+        assert await target.look(Disk(0, "vm", 0, "")) == life
+        await target.stop(0)
+        await target.free(Disk(0, "vm", 0, ""))
+        await target.serve(Disk(0, "vm", 0, ""), None)
+        assert life not in (await target.served()).values()
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_an_nvme_namespace_is_known_by_its_serial_number(host: Path) -> None:
+    async def work() -> None:
+        fake, target = await spdk_target(host, NVME)
+        uuid = "00000000-0000-0000-0000-00000000000a"
+        fake.namespaces = {
+            "0000:01:00.0": {"serial": "A", "uuid": uuid, "blocks": 4096},
+            "0000:02:00.0": {"serial": "B", "uuid": uuid, "blocks": 4096},
+            "0000:03:00.0": {"serial": "C", "uuid": uuid, "blocks": 1},
+        }
+        first, second, small = (Disk(0, "vm", 0, f"0000:0{n}:00.0") for n in (1, 2, 3))
+        life = await target.look(first)
+        assert await target.served() == {}, "it is shown to no VM by a look"
+        await target.serve(first, life)
+        assert await target.served() == {0: life}
+        assert await target.look(second) == life, "what is served is not taken away by a look"
+        await target.stop(0)
+        other = await target.look(second)
+        assert other not in (None, life)
+        assert await target.look(second) == other
+        with pytest.raises(Refused, match="another disk"):
+            await target.serve(second, life)
+        with pytest.raises(Refused, match=r"has 0 MiB, and vhost\.diskMib says 1"):
+            await target.look(small)
+        fake.bdevs.clear()
+        with pytest.raises(Refused, match=r"bdev_nvme_attach_controller: No such device"):
+            await target.look(Disk(0, "vm", 0, "0000:09:00.0"))
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_a_controller_that_a_vm_holds_answers_with_errors_from_then_on(host: Path) -> None:
+    """SPDK deletes no controller with a client; without its bdev it cannot do harm."""
+
+    async def work() -> None:
+        fake, target = await spdk_target(host, MALLOC)
+        await target.serve(Disk(0, "vm", 0, ""), None)
+        fake.fails["vhost_delete_controller"] = "Device or resource busy"
+        await target.stop(0)
+        assert await target.served() == {0: SCRAP}
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_spdks_own_words() -> None:
+    frame = "request:\n{}\nGot JSON-RPC error response\nresponse:\n"
+    assert spdk._error(frame + '{"code": -12, "message": "Cannot allocate memory"}') == "Cannot allocate memory (-12)"
+    assert spdk._error(frame + "not\njson") == "not json"
+    assert spdk._error("Timeout while waiting for response:\n\n") is None
+
+
+# --- devices -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sys(tmp_path: Path) -> AsyncIterator[Path]:
+    (tmp_path / "sys/devices/sda/sda1").mkdir(parents=True)
+    (tmp_path / "sys/dev/block").mkdir(parents=True)
+    (tmp_path / "sys/dev/block/8:0").symlink_to("../../devices/sda")
+    (tmp_path / "sys/dev/block/8:1").symlink_to("../../devices/sda/sda1")
+    (tmp_path / "sys/devices/sda/sda1/partition").write_text("1\n")
+    return tmp_path / "sys"  # type: ignore[return-value]
+
+
+def test_a_device_is_known_by_what_it_is_not_by_its_name(sys: Path) -> None:
+    """D3: /dev/sda is another device after a boot with disks in another order."""
+    backing = Backing(AIO, sys)
+    assert backing.identity(os.makedev(8, 0)) == ("diskseq", "8:0", "")
+    (sys / "devices/sda/diskseq").write_text("7\n")
+    assert backing.identity(os.makedev(8, 0)) == ("diskseq", "7", "")
+    (sys / "devices/sda/wwid").write_text("naa.5000c500a1b2c3d4\n")
+    assert backing.identity(os.makedev(8, 0)) == ("wwid", "naa.5000c500a1b2c3d4", "")
+    assert backing.identity(os.makedev(8, 1)) == ("wwid", "naa.5000c500a1b2c3d4", "1")
+
+
+def test_a_device_that_is_gone_or_none_is_not_made_up(host: Path) -> None:
+    backing = Backing(AIO)
+    with pytest.raises(Refused, match="/dev/gone0 does not exist"):
+        backing.look("/dev/gone0")
+    with pytest.raises(Refused, match="neither a file nor a block device"):
+        backing.look("/dev/null")
+    with pytest.raises(Refused, match="neither a file nor a block device"):
+        backing.look(str(host))
+    (host / "loop").symlink_to("loop")
+    with pytest.raises(Refused, match="Too many levels of symbolic links"):
+        backing.look(str(host / "loop"))
+
+
+def test_a_device_in_use_is_refused(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D3: the kernel knows every use; with a file in the device's place, that says it is one."""
+    file = host / "device"
+    file.write_bytes(bytes(1 << 20))
+    monkeypatch.setattr("disk_agent.backing.stat.S_ISBLK", lambda mode: True)
+    monkeypatch.setattr(Backing, "identity", lambda self, rdev: ("wwid", "x", ""))
+    backing = Backing(AIO)
+    assert backing.look(str(file)) == backing.look(str(file))
+    with pytest.raises(Refused, match=r"has 1 MiB, and vhost\.diskMib says 2"):
+        Backing(Kind("aio", 2, 4096, 1)).look(str(file))
+    backing.hold(str(file))
+    backing.hold(str(file))
+    assert len(backing._held) == 1
+    backing.let_go(str(file))
+    backing.let_go(str(file))
+    assert not backing._held
+    real = os.open
+
+    def busy(path: str, flags: int, *more: int) -> int:
+        if flags & os.O_EXCL:
+            raise OSError(16, "Device or resource busy")
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", busy)
+    with pytest.raises(Refused, match=r"is in use \(Device or resource busy\): mounted, swap, or a part of RAID"):
+        backing.hold(str(file))
+
+
+def test_a_folder_with_other_things_in_it_keeps_its_mode(host: Path) -> None:
+    (host / "d/theirs").touch()
+    (host / "d").chmod(0o755)
+    Backing(AIO).make(str(host / "d/vhost.0"))
+    assert (host / "d").stat().st_mode & 0o777 == 0o755
+
+
+def test_what_a_killed_maker_left_is_taken_away(host: Path) -> None:
+    (host / "d/.vhost.0.aaaa").touch()
+    sparse(host / "d/vhost.0", 1 << 20)
+    assert [p.name for p in (host / "d").iterdir()] == ["vhost.0"]
