@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -329,10 +330,9 @@ class Agent:
             self._wake.clear()
             await self.tick()
             pause = max(0.01, min(LOOK_AT_CONFIG, self._due - time.monotonic()))
-            try:
-                await asyncio.wait_for(self._wake.wait(), pause)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     async def close(self) -> None:
         for task in [*self._looks.values(), *self._connecting.values()]:

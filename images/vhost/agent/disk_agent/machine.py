@@ -123,7 +123,9 @@ def _held(now: str | None, seen: Seen, rightful: list[Device], kept: list[Device
             return Step(State.REFUSED, None, seen.refusal)
         if strangers:  # whichever connects first would have it; only hands make two
             vm = strangers[0].vm
-            return Step(State.SWAPPING, None, f"{vm} has an earlier life of it too; mend: systemctl restart spdk-k8s-{vm}")
+            return Step(
+                State.SWAPPING, None, f"{vm} has an earlier life of it too; mend: systemctl restart spdk-k8s-{vm}"
+            )
         return Step(State.MISSING, Do.SERVE, f"{(rightful or kept)[0].vm} has it and waits for the target")
     if seen.served != now and not any(d.life == seen.served for d in strangers):
         return Step(State.SWAPPING, Do.STOP, "the target serves another disk at its socket")

@@ -38,8 +38,9 @@ class Monitor:
         ours.setblocking(False)
         try:
             # not by qemu.qmp, which hides why it could not connect
-            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(ours, str(self.path)), GREETS_WITHIN)
-            await asyncio.wait_for(self._client.connect(ours), GREETS_WITHIN)
+            async with asyncio.timeout(GREETS_WITHIN):
+                await asyncio.get_running_loop().sock_connect(ours, str(self.path))
+                await self._client.connect(ours)
         except (ConnectionRefusedError, FileNotFoundError):
             ours.close()
             raise
@@ -49,7 +50,8 @@ class Monitor:
 
     async def ask(self, command: str, arguments: Mapping[str, object] | None = None, seconds: float = 10) -> Any:
         try:
-            return await asyncio.wait_for(self._client.execute(command, arguments), seconds)
+            async with asyncio.timeout(seconds):
+                return await self._client.execute(command, arguments)
         except ExecuteError as error:
             raise Refused(f"{command}: {error}") from None
         except (QMPError, OSError, EOFError, TimeoutError) as error:
@@ -71,7 +73,8 @@ class Monitor:
 
     async def close(self) -> None:
         with suppress(Exception):
-            await asyncio.wait_for(self._client.disconnect(), 2)
+            async with asyncio.timeout(2):
+                await self._client.disconnect()
 
 
 def _words(error: BaseException) -> str:

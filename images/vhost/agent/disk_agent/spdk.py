@@ -45,7 +45,8 @@ class Spdk:
         if not path.exists():
             raise FileNotFoundError(path)
         try:
-            self._client = await asyncio.wait_for(asyncio.to_thread(JSONRPCClient, str(path), timeout=10), 5)
+            async with asyncio.timeout(5):
+                self._client = await asyncio.to_thread(JSONRPCClient, str(path), timeout=10)
         except (JSONRPCException, TimeoutError) as error:
             raise ConnectionRefusedError(str(error)) from None
         await self.ping()
@@ -65,7 +66,8 @@ class Spdk:
             if client is None or client.sock is None:
                 raise Silent(f"SPDK does not answer {method}: not connected")
             try:
-                return await asyncio.wait_for(asyncio.to_thread(client.call, method, dict(params or {})), seconds)
+                async with asyncio.timeout(seconds):
+                    return await asyncio.to_thread(client.call, method, dict(params or {}))
             except JSONRPCException as error:
                 if (said := _error(error.message)) is not None:
                     raise Refused(f"{method}: {said}") from None

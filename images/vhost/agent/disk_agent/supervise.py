@@ -108,7 +108,8 @@ class Supervisor:
             if died.done():
                 return
             try:
-                await asyncio.wait_for(self.target.ping(), self.hangs_after)
+                async with asyncio.timeout(self.hangs_after):
+                    await self.target.ping()
                 answered = time.monotonic()
             except Refused:
                 answered = time.monotonic()
@@ -117,7 +118,8 @@ class Supervisor:
                     return
                 with suppress(ConnectionError, FileNotFoundError, Silent, TimeoutError):
                     await self.target.close()
-                    await asyncio.wait_for(self.target.connect(), self.hangs_after)
+                    async with asyncio.timeout(self.hangs_after):
+                        await self.target.connect()
 
     async def _pass_on(self, child: asyncio.subprocess.Process) -> None:
         """What it says goes to the pod's log, and its last lines into the reason of its end."""
