@@ -52,7 +52,7 @@ class Supervisor:
             finally:
                 self.up = False
                 await self._end()
-            pause = 0.0 if time.monotonic() - began > 5 else min(LONGEST_PAUSE, pause * 2 + 0.1)
+            pause = 0.0 if time.monotonic() - began > 1 else min(LONGEST_PAUSE, pause * 2 + 0.1)
             self.changed()
             await asyncio.sleep(pause)
 
