@@ -15,6 +15,7 @@ from disk_agent.monitor import Refused, Silent
 from disk_agent.target import Target
 
 HANGS_AFTER = 8  # seconds without an answer
+LOOK_EVERY = 2  # seconds
 LONGEST_PAUSE = 2  # seconds between two starts of a target that dies at once
 
 
@@ -104,7 +105,7 @@ class Supervisor:
         """Until it dies, or is silent for too long."""
         answered = time.monotonic()
         while True:
-            await asyncio.wait({died}, timeout=2)
+            await asyncio.wait({died}, timeout=LOOK_EVERY)
             if died.done():
                 return
             try:

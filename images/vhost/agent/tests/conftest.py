@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from disk_agent import agent, vm
+from disk_agent import agent, supervise, vm
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +11,4 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "FIRST_RETRY", 0.001)
     monkeypatch.setattr(agent, "LAST_RETRY", 0.004)
     monkeypatch.setattr(vm, "ASK_AGAIN", 0)
+    monkeypatch.setattr(supervise, "LOOK_EVERY", 0.05)
