@@ -224,7 +224,7 @@ def test_whatever_happens_no_disk_is_harmed_and_all_come_to_rest() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     limits = settings(
-        max_examples=40,
+        max_examples=20,
         stateful_step_count=25,
         deadline=None,
         suppress_health_check=list(HealthCheck),
