@@ -35,6 +35,12 @@ def test_its_own_tests_run_nearly_all_of_its_lines() -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
+def test_its_types_are_strict() -> None:
+    assert uv("sync", "--frozen", "--quiet").returncode == 0  # its own environment has the libraries
+    done = subprocess.run(["basedpyright"], cwd=AGENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_image_installs_what_the_lock_says() -> None:
     wanted = uv("export", "--frozen", "--quiet", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate")
     assert wanted.returncode == 0, wanted.stderr

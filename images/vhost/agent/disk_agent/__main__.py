@@ -84,7 +84,7 @@ async def run(asked: argparse.Namespace) -> int:
     supervisor = Supervisor(target, inherit=[lock])
     agent = Agent(asked.config, kind, asked.sockets, target, supervisor)
     supervisor.changed = agent.look_again
-    work = [asyncio.create_task(supervisor.run())]
+    work: list[asyncio.Task[object]] = [asyncio.create_task(supervisor.run())]
     from disk_agent import web  # the target starts meanwhile
 
     work.append(asyncio.create_task(agent.run()))

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,14 @@ class Spdk:
             if client is None or client.sock is None:
                 raise Silent(f"SPDK does not answer {method}: not connected")
             try:
+                call: Callable[..., Any] = client.call
                 async with asyncio.timeout(seconds):
-                    return await asyncio.to_thread(client.call, method, dict(params or {}))
+                    return await asyncio.to_thread(call, method, dict(params or {}))
             except JSONRPCException as error:
-                if (said := _error(error.message)) is not None:
+                message = str(error.args[0])
+                if (said := _error(message)) is not None:
                     raise Refused(f"{method}: {said}") from None
-                reason = str(error.message).strip() or "connection lost"
+                reason = message.strip() or "connection lost"
             except (OSError, TimeoutError, AttributeError, TypeError, KeyError) as error:
                 reason = str(error) or type(error).__name__
             await self.close()  # an answer that comes later must not be taken for the next one's; its thread ends
