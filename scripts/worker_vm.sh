@@ -87,7 +87,7 @@ media() {
   : >"$MEDIA_DIR/.image"
   cp -a "$vm/media/media/." "$MEDIA_DIR/"
   # what is taken away at last, and nothing that was put beside it
-  (cd "$vm/media/media" && find . -mindepth 1 -depth) >"$STATE/media"
+  (cd "$vm/media/media" && find . -mindepth 1 -depth) >"$STATE/media.list"
   forget "$MEDIA_IMAGE" "$vm/media"
   write 0644 "$MEDIA_DIR/.image" <<<"$MEDIA_IMAGE" || true
 }
@@ -265,7 +265,7 @@ media_down() {
   local path
   while IFS= read -r path; do
     if [ -d "$MEDIA_DIR/$path" ]; then rmdir "$MEDIA_DIR/$path" 2>/dev/null || true; else rm -f "$MEDIA_DIR/$path"; fi
-  done < <(cat "$STATE/media" 2>/dev/null)
-  rm -f "$MEDIA_DIR/.image" "$STATE/media"
+  done < <(cat "$STATE/media.list" 2>/dev/null)
+  rm -f "$MEDIA_DIR/.image" "$STATE/media.list"
   rmdir "$MEDIA_DIR" 2>/dev/null || say "$MEDIA_DIR on $(hostname) stays: it holds files that are not the samples"
 }

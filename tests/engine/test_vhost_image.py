@@ -78,7 +78,8 @@ class Target:
             (config / f"{name}.new").write_text(text)
             (config / f"{name}.new").replace(config / name)
 
-    def start(self, disks: Disks, *options: str) -> None:
+    def start(self, disks: Disks, *options: str, without: str = "") -> None:
+        """without: the folder that `options` mount in another way."""
         self.configure(disks)
         for made in ("sockets", "disks"):
             (self.folder / made).mkdir(exist_ok=True)
@@ -86,6 +87,7 @@ class Target:
         if self.spdk:
             arguments += ["--", *spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=False, pci=False)]
         volumes = {"config": "/etc/vhost:ro", "sockets": RUN, "disks": "/disks"}
+        volumes = {name: path for name, path in volumes.items() if name != without}
         started = docker(
             "run", "-d", "--name", self.name, "--network", "none", "--cap-drop", "ALL", "--read-only",
             "--tmpfs=/run/vhost", *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options, self.image,
@@ -248,8 +250,8 @@ def test_a_config_for_another_kind_of_disks_is_left_to_the_next_pod(target: Targ
     assert target.disks() == dict.fromkeys(range(3), "served")
 
 
-def test_a_socket_directory_on_a_full_disk_is_named(target: Target) -> None:
-    target.start(DISKS, "--tmpfs", f"{RUN}:ro")
+def test_a_socket_directory_that_cannot_be_written_to_is_named(target: Target) -> None:
+    target.start(DISKS, "--tmpfs", f"{RUN}:ro,mode=700", without="sockets")
     said = f"error: {RUN} cannot be written to"
     target.wait(said, lambda: said in target.logs())
 
