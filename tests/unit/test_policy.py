@@ -318,7 +318,9 @@ def test_a_printed_key_is_found_once_it_is_known() -> None:
 @pytest.mark.parametrize("bdev", ["malloc", "aio"])
 def test_the_program_keeps_them_when_all_is_known(bdev: str) -> None:
     images = rules.Images()
-    devices = ["/dev/vdb", "/dev/vdc", "/dev/vdd"] if bdev == "aio" else []
+    devices = (
+        ["/dev/disk/by-id/virtio-b", "/dev/disk/by-id/virtio-c", "/dev/disk/by-id/virtio-d"] if bdev == "aio" else []
+    )
     for made in run_program(vhost={"bdev": bdev, "devices": devices}).values():
         on_the_wire = json_format.MessageToDict(made.request.object)
         resource = Resource(made.typ, made.name, on_the_wire, list(made.request.additionalSecretOutputs))
