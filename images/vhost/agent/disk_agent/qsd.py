@@ -14,6 +14,7 @@ from disk_agent.machine import SCRAP
 from disk_agent.monitor import Monitor, Refused
 from disk_agent.target import RUN
 
+MOST_QUEUES = 64
 GONE_WITHIN = 5.0  # seconds, of an export
 
 
@@ -74,9 +75,10 @@ class StorageDaemon:
     async def serve_scrap(self, ordinal: int) -> None:
         file = self.run / f"scrap.{ordinal}"
         sparse(file, self.kind.bytes)
-        await self._export(ordinal, SCRAP, str(file))
+        # QEMU connects to no target with fewer queues than its device has, which may be of another kind
+        await self._export(ordinal, SCRAP, str(file), queues=MOST_QUEUES)
 
-    async def _export(self, ordinal: int, life: str, path: str) -> None:
+    async def _export(self, ordinal: int, life: str, path: str, queues: int = 0) -> None:
         await self._drop_nodes(ordinal)
         node = f"vhost.{ordinal}-{life}"
         block = {
@@ -94,7 +96,7 @@ class StorageDaemon:
             "addr": {"type": "unix", "path": str(self.sockets / f"vhost.{ordinal}")},
             "writable": True,
             "logical-block-size": self.kind.block_size,
-            "num-queues": self.kind.queues,
+            "num-queues": queues or self.kind.queues,
         }
         try:
             await self._monitor.ask("block-export-add", export)

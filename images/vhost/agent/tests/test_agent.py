@@ -284,7 +284,7 @@ def test_a_disk_that_goes_to_another_vm_waits_until_the_first_lets_go(host: Host
 
 
 def test_a_vm_that_does_not_say_what_it_has_keeps_what_it_may_have(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "GREETS_WITHIN", 0.02)
+    monkeypatch.setattr(monitor, "GREETS_WITHIN", 0.1)
 
     async def work() -> None:
         host.qemu.temper = "mute"
@@ -306,8 +306,12 @@ def test_a_monitor_that_goes_away_in_the_middle_of_an_answer(
     host: Host, temper: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patient = monitor.Monitor.ask
-    monkeypatch.setattr(monitor.Monitor, "ask", lambda self, c, a=None, seconds=10: patient(self, c, a, 0.05))
-    monkeypatch.setattr(monitor, "GREETS_WITHIN", 0.02)
+
+    async def ask(self: monitor.Monitor, command: str, arguments: Any = None, seconds: float = 10) -> Any:
+        return await patient(self, command, arguments, 0.1 if self.path.name == "vm.qmp" else seconds)
+
+    monkeypatch.setattr(monitor.Monitor, "ask", ask)
+    monkeypatch.setattr(monitor, "GREETS_WITHIN", 0.1)
 
     async def work() -> None:
         await host.up(2)

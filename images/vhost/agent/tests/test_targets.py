@@ -119,6 +119,8 @@ def test_a_scrap_disk_is_empty_and_leaves_nothing(host: Path, make: Make) -> Non
         fake, target = await make(host)
         await target.serve_scrap(2)
         assert await target.served() == {2: SCRAP}
+        if make is daemon:  # a device of the kind before may have more queues
+            assert fake.exports["vhost.2"]["num_queues"] >= 64
         await target.stop(2)
         assert await target.served() == {}
         assert not [p for p in (host / "run").iterdir() if "scrap" in p.name]
