@@ -104,8 +104,9 @@ bundle() {
     keep "$file"
     printf '%s\n' "$file"
   done < <(find "$root" ! -type d -printf '/%P\n') >>"$STATE/bundle"
-  # never through an owner's link, and the machine's own folders keep their modes
-  tar -C "$root" -c . | tar -C / -x --no-overwrite-dir
+  # Never through an owner's link. Files only: tar closes a folder that it extracts to all others until it is done, and
+  # / was closed to every service that does not run as root.
+  find "$root" ! -type d -printf '%P\0' | tar -C "$root" --null -T - -c | tar -C / -x
   forget "$BUNDLE" "$root"
   systemctl daemon-reload
   write 0644 "$stamp" <<<"$BUNDLE" || true

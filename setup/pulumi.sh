@@ -25,12 +25,17 @@ pulumi_offline() {
     echo "built from its Go module: releases cannot be reached" >"$1/source"
 }
 
-# Each at the version of its Python SDK: the user's own on PATH, else the released one, else that of offline/plugins.
+PROVIDERS=(docker command kubernetes)
+
+# provider_version NAME   that of its Python SDK
+provider_version() { sed -nE "s/^ *\"pulumi-$1==([0-9.]+)\".*/\1/p" "$ROOT/pyproject.toml"; }
+
+# Each provider plugin: the user's own on PATH, else the released one, else that of offline/plugins.
 pulumi_providers() {
   local name version made
   made=$(plugins)
-  for name in docker command kubernetes; do
-    version=$(sed -nE "s/^ *\"pulumi-$name==([0-9.]+)\".*/\1/p" "$ROOT/pyproject.toml")
+  for name in "${PROVIDERS[@]}"; do
+    version=$(provider_version "$name")
     if has "pulumi-resource-$name"; then
       did "$name: $(command -v "pulumi-resource-$name")"
     elif provider_installed "$name" "$version" "$made"; then
@@ -42,6 +47,15 @@ pulumi_providers() {
       provider_offline "$name" "$version" "$made" || return 1
       did "$name $version: offline/plugins"
     fi
+  done
+}
+
+# Folders of the plugins that were built here, with a colon before each.
+offline_providers() {
+  local name folder
+  for name in "${PROVIDERS[@]}"; do
+    folder=$PULUMI_HOME/plugins/resource-$name-v$(provider_version "$name")
+    if [ -e "$folder/offline" ]; then printf ':%s' "$folder"; fi
   done
 }
 

@@ -217,7 +217,8 @@ def test_rtmp_plays(running: Running, ordinal: int) -> None:
         ["ffprobe", "-v", "error", "-of", "json", "-show_streams", url], capture_output=True, text=True, timeout=90
     )
     assert probe.returncode == 0, probe.stderr
-    assert {s["codec_type"] for s in json.loads(probe.stdout)["streams"]} == {"video", "audio"}
+    # the end of a short movie is a message of the server's, which ffprobe lists as data
+    assert {s["codec_type"] for s in json.loads(probe.stdout)["streams"]} - {"data"} == {"video", "audio"}
 
 
 @pytest.mark.parametrize("ordinal", ORDINALS)
