@@ -1,4 +1,5 @@
 # A thin layer over the plain tools; after `make setup` they work by themselves: eval "$(make env)"
+MAKEFLAGS += --no-print-directory # what `make env` prints is for a shell, below another make too
 STACK ?= dev
 NUMINST ?=
 export VHOST_BACKEND SPDK_SOURCE

@@ -158,6 +158,11 @@ EOF
 
 cni() {
   resolver
+  # containerd makes this folder as it starts, and watches that one: a folder made later it would never look into
+  if [ ! -d /etc/cni/net.d ]; then
+    systemctl restart containerd
+    wait_for 30 "containerd to make /etc/cni/net.d" test -d /etc/cni/net.d
+  fi
   write 0644 /etc/cni/net.d/10-spdk-k8s.conflist <<<"$CNI_CONFIG" || true
   # routes to the other nodes' pods, made at boot too
   write 0755 /usr/local/lib/spdk-k8s/routes <<<"$ROUTES" || true
