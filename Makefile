@@ -1,5 +1,4 @@
 # A thin layer over the plain tools; after `make setup` they work by themselves: eval "$(make env)"
-MAKEFLAGS += --no-print-directory # what `make env` prints is for a shell, below another make too
 STACK ?= dev
 NUMINST ?=
 export VHOST_BACKEND SPDK_SOURCE
@@ -31,7 +30,7 @@ down:
 	@$(ENV) && python3 -m operate.down '$(STACK)' # without .venv it is the system's
 test:
 	@bash setup/setup --tests
-	@$(ENV) && bash setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")
+	@$(ENV) && unset MAKELEVEL MAKEFLAGS && bash setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")
 bench: setup
 	@$(ENV) && python -m bench $(ARGS)
 env:
