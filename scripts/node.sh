@@ -213,12 +213,16 @@ down() {
   [ ! -f "$STATE/sysctl" ] || sysctl -q -p "$STATE/sysctl" >/dev/null 2>&1 || true
 }
 
-# Whether a package that was installed since needs containerd (such as docker.io), or another namespace holds content.
+# Whether a package that was installed since needs containerd (such as docker.io), or somebody else's images or containers
+# are in it. The steps' own images are in the namespaces k8s.io and, until they are unpacked, default.
 others_use_containerd() {
-  local namespaces
+  local name
   if sort -u "$STATE/packages" | xargs dpkg --simulate --purge 2>&1 | grep -q 'prevent removal of containerd:'; then return; fi
-  namespaces=$(ctr namespaces list -q 2>/dev/null) || return 1
-  grep -qvx k8s.io <<<"${namespaces:-k8s.io}"
+  for name in $(ctr namespaces list -q 2>/dev/null); do
+    [ "$name" != k8s.io ] || continue
+    if [ -n "$({ ctr -n "$name" images list -q && ctr -n "$name" containers list -q; } | grep -v "^$REGISTRY/")" ]; then return; fi
+  done
+  return 1
 }
 
 # unmount FOLDER   and everything below it; kubelet mounts its own folder where the root is not shared
