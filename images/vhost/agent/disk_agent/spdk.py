@@ -38,7 +38,9 @@ class Spdk:
 
     def command(self) -> Sequence[str]:
         rpc = str(self.run / "rpc.sock")
-        return ["spdk-vhost", "-r", rpc, "-S", str(self.sockets), "--num-trace-entries", "0", *self.arguments]
+        # its lock files for cores would be in /var/tmp, of this pod alone, whose root is read-only
+        fixed = ["--num-trace-entries", "0", "--disable-cpumask-locks"]
+        return ["spdk-vhost", "-r", rpc, "-S", str(self.sockets), *fixed, *self.arguments]
 
     async def connect(self) -> None:
         path = self.run / "rpc.sock"
