@@ -38,9 +38,7 @@ class Spdk:
 
     def command(self) -> Sequence[str]:
         rpc = str(self.run / "rpc.sock")
-        # its lock files for cores would be in /var/tmp, of this pod alone, whose root is read-only
-        fixed = ["--num-trace-entries", "0", "--disable-cpumask-locks"]
-        return ["spdk-vhost", "-r", rpc, "-S", str(self.sockets), *fixed, *self.arguments]
+        return ["spdk-vhost", "-r", rpc, "-S", str(self.sockets), "--num-trace-entries", "0", *self.arguments]
 
     async def connect(self) -> None:
         path = self.run / "rpc.sock"
