@@ -118,6 +118,8 @@ class Vhost(pulumi.ComponentResource):
             {"name": "disks", "mount_path": BDEV_FOLDER},
             {"name": "run", "mount_path": "/run/vhost"},
         ]
+        if spdk:  # the pod's own: SPDK locks its cores there, and reads its start-up file through a socket there
+            mounts.append({"name": "run", "mount_path": "/var/tmp", "sub_path": "tmp"})
         memory = args.overhead_mib + (512 if hugepages else args.memory_mib)
         limits = {"memory": f"{memory}Mi"}
         if hugepages:
