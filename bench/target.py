@@ -37,8 +37,9 @@ def start(image: str, count: int, spdk: bool) -> float:
         sockets.mkdir()
         (config / "vhost.json").write_text(vhost_config(disks))
         (config / "spdk.json").write_text(spdk_config(disks.slots))
-        docker("run", "-d", "--name", NAME, "--network", "none", "--read-only", "--tmpfs", "/run/vhost", "--tmpfs", "/var/tmp", "--tmpfs",
-               "/disks", f"-v={config}:/etc/vhost:ro", f"-v={sockets}:{RUN}", image, *arguments)  # fmt: skip
+        docker("run", "-d", "--name", NAME, "--network", "none", "--read-only",
+               "--tmpfs", "/run/vhost", "--tmpfs", "/var/tmp", "--tmpfs", "/disks",
+               f"-v={config}:/etc/vhost:ro", f"-v={sockets}:{RUN}", image, *arguments)  # fmt: skip
         try:
             end = time.monotonic() + 60
             while len(there := [s for s in sockets.glob("vhost.*") if s.is_socket()]) < count:

@@ -90,7 +90,8 @@ class Target:
         volumes = {name: path for name, path in volumes.items() if name != without}
         started = docker(
             "run", "-d", "--name", self.name, "--network", "none", "--cap-drop", "ALL", "--read-only",
-            "--tmpfs=/run/vhost", "--tmpfs=/var/tmp", *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options, self.image,
+            "--tmpfs=/run/vhost", "--tmpfs=/var/tmp:mode=700",
+            *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options, self.image,
             *arguments,
         )  # fmt: skip
         assert started.returncode == 0, started.stderr
@@ -162,7 +163,10 @@ def test_every_disk_has_a_socket_that_accepts_and_nobody_else_may_reach_it(targe
     private = [*sockets.iterdir()]
     assert {p.name for p in private if p.is_file()} == {"agent.json", "agent.lock"}
     assert not [p for p in private if p.stat().st_mode & 0o077], "readable by others"
-    written = target.run("find", "/tmp", "/var/tmp", "/dev/shm", "-type", "f").stdout
+    folders = ("/tmp", "/var/tmp", "/dev/shm")
+    written = target.run(
+        "find", *folders, "-type", "d", "!", "-perm", "-o+w", "-prune", "-o", "-type", "f", "-print"
+    ).stdout
     assert written == "", "in a folder that anybody may write to"
 
 
