@@ -90,7 +90,7 @@ class Target:
         volumes = {name: path for name, path in volumes.items() if name != without}
         started = docker(
             "run", "-d", "--name", self.name, "--network", "none", "--cap-drop", "ALL", "--read-only",
-            "--tmpfs=/run/vhost", "--tmpfs=/var/tmp:mode=700",
+            "--tmpfs=/run/vhost", "--tmpfs=/var/tmp",
             *(f"-v={self.folder / k}:{v}" for k, v in volumes.items()), *options, self.image,
             *arguments,
         )  # fmt: skip
