@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def content_tag(folder: str, *more: str) -> str:
 
     They do not depend on the files' modes, which a checkout's umask or an archive sets: each Dockerfile sets its own.
     """
-    return tree_digest(ROOT / folder, *more)
+    return tree_digest(ROOT / folder, *more, ignored=NOT_BUILT)
 
 
 def recipe(folder: str, args: Mapping[str, str], target: str | None = None) -> docker.DockerBuildArgs:
@@ -36,15 +36,15 @@ def recipe(folder: str, args: Mapping[str, str], target: str | None = None) -> d
     )
 
 
-def tree_digest(root: Path, *more: str, without: str = "", modes: bool = False) -> str:
+def tree_digest(root: Path, *more: str, without: str = "", ignored: Collection[str] = (), modes: bool = False) -> str:
     """Twelve hexadecimal digits of every file's name and content in `root`, except in its folder `without`.
 
-    modes: of its exec bit too.
+    ignored: names of files and folders that do not count, at any depth. modes: the exec bit counts too.
     """
     digest = hashlib.sha256("\0".join(more).encode())
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
-        if path.is_file() and inside.parts[0] != without and not NOT_BUILT & set(inside.parts):
+        if path.is_file() and inside.parts[0] != without and not set(ignored).intersection(inside.parts):
             mode = "x" if modes and path.stat().st_mode & 0o100 else "-"
             digest.update(f"\0{inside}\0{mode}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -5,8 +5,6 @@ QEMU's arguments, the vhost target's config and the PersistentVolumes all use th
 
 from __future__ import annotations
 
-from settings.names import RUN
-
 # Slots 1 to 7 of bus pcie.0 hold the VM's fixed devices. Each slot from 8 on holds 8 root ports, so 128 end at slot 23.
 FIRST_PORT_SLOT = 8
 
@@ -33,11 +31,6 @@ def disk_path(port: int) -> str:
     port i leads to bus i + 1.
     """
     return f"/dev/disk/by-path/pci-0000:{port + 1:02x}:00.0"
-
-
-def socket_path(ordinal: int) -> str:
-    """vhost-user socket of instance `ordinal` on its storage host."""
-    return f"{RUN}/vhost.{ordinal}"
 
 
 def mac_address(first: str, vm: int) -> str:
