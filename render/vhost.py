@@ -18,7 +18,7 @@ class Disks:
     mib: size of each disk in MiB. block_size: in bytes. queues: virtqueues of each disk.
     bdev: "malloc", "aio" or "nvme". devices: block devices or PCI addresses in the order of `ordinals`; empty: files.
     places: ordinal -> the VM's name on its host, and the number of its root port. vms: the VM's name -> the name that
-    QEMU has when it runs with the present definition (render.vm.definition).
+    QEMU has when it runs with the present definition (render.vm.definition). limits: ordinal -> settings.qos.LIMITS.
     """
 
     ordinals: Sequence[int]
@@ -30,6 +30,7 @@ class Disks:
     devices: Sequence[str] = ()
     places: Mapping[int, tuple[str, int]] = field(default_factory=dict[int, tuple[str, int]])
     vms: Mapping[str, str] = field(default_factory=dict[str, str])
+    limits: Mapping[int, Mapping[str, int]] = field(default_factory=dict[int, Mapping[str, int]])
 
     @property
     def kind(self) -> str:
@@ -47,8 +48,9 @@ class Disks:
 
 def vhost_config(disks: Disks) -> str:
     """vhost.json: the disks that the pod serves, each with its VM, root port and file. The disk agent reads it."""
-    wanted = [
+    wanted: list[dict[str, Any]] = [
         {"ordinal": i, "vm": disks.places[i][0], "port": disks.places[i][1], "path": disks.path(i)}
+        | ({"limits": disks.limits[i]} if disks.limits.get(i) else {})
         for i in disks.ordinals
     ]
     return json.dumps(

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
 AGENT = ROOT / "images/vhost/agent"
-SHELL = ["images/node/lost-disks", "scripts/vm_disks.sh"]
+SHELL = ["scripts/vm_disks.sh"]
 
 
 def uv(*words: str) -> subprocess.CompletedProcess[str]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from disk_agent import config as configs
-from disk_agent.config import BadConfig, Config, Disk, Kind
+from disk_agent.config import NO_LIMITS, BadConfig, Config, Disk, Kind, Limits
 from disk_agent.machine import SCRAP, Device, Do, Seen, State, Step, step
 from disk_agent.monitor import Refused, Silent
 from disk_agent.supervise import Supervisor
-from disk_agent.target import Target
+from disk_agent.target import Served, Target
 from disk_agent.vm import Qemu, Vm
 
 LOOK_AROUND = 30  # seconds: what was changed by hand in QEMU's monitor or the target is put right in time
@@ -40,7 +40,9 @@ class Notes:
     def load(self) -> None:
         try:
             data = json.loads(self.file.read_text())
-            self.disks = {int(d["ordinal"]): Disk(**d) for d in data["disks"]}
+            for disk in data["disks"]:
+                disk["limits"] = Limits(**disk.get("limits", {}))  # an earlier version's has none
+            self.disks = {int(disk["ordinal"]): Disk(**disk) for disk in data["disks"]}
             self.released = {int(i) for i in data["released"]}
         except FileNotFoundError:
             pass
@@ -58,8 +60,9 @@ class Notes:
 
 @dataclass(frozen=True)
 class Failure:
-    """An action that did not work, and when it is tried again."""
+    """An action that did not work, and when it is tried again. It holds up no other action."""
 
+    do: Do
     why: str
     pause: float
     until: float
@@ -79,7 +82,7 @@ class Agent:
         self.steps: dict[int, Step] = {}
         self.actions: Counter[tuple[str, str]] = Counter()
         self.last_pass = time.monotonic()
-        self._served: dict[int, str] = {}
+        self._served: dict[int, Served] = {}
         self._paths: dict[int, str] = {}  # of what this agent has the target serve
         self._life_of_target = 0
         self._failures: dict[int, Failure] = {}
@@ -163,6 +166,11 @@ class Agent:
         if (vm.qemu, vm.devices) != before:
             self.look_again()
 
+    async def watch_boots(self) -> None:
+        for vm in self.vms.values():
+            if why := await vm.watch_boot():
+                print(f"{vm.name}: reset ({why})", file=sys.stderr, flush=True)
+
     async def refresh(self) -> dict[int, Seen]:
         """All disks that are wanted, remembered, served, or in a VM."""
         assert self.config
@@ -188,8 +196,8 @@ class Agent:
         lives: dict[int, str | Refused | None] = {}
         for i, disk in disks.items():
             served = self._served.get(i)
-            if served not in (None, SCRAP) and self._paths.get(i) == disk.path:
-                lives[i] = served
+            if served and served.life != SCRAP and self._paths.get(i) == disk.path:
+                lives[i] = served.life
             elif disk.vm and self.supervisor.up and i not in self._looks:
                 self._looks[i] = asyncio.create_task(self.target.look(disk))
         if self._looks:
@@ -207,11 +215,12 @@ class Agent:
         return lives
 
     def _seen(self, ordinal: int, life: str | Refused | None) -> Seen:
-        vms = self.vms.values()
+        vms, served = self.vms.values(), self._served.get(ordinal)
         return Seen(
             life=None if isinstance(life, Refused) else life,
             refusal=str(life) if isinstance(life, Refused) else "",
-            served=self._served.get(ordinal),
+            served=served.life if served else None,
+            limits=served.limits if served else NO_LIMITS,
             devices=tuple(device for vm in vms for device in vm.has(ordinal)),
             silent=frozenset(vm.name for vm in vms if vm.devices is None),
             absent=frozenset(vm.name for vm in vms if vm.qemu is Qemu.ABSENT),
@@ -233,7 +242,7 @@ class Agent:
             wanted = i in self.config.disks
             next_step = step(disks[i], seen[i], wanted=wanted, in_memory=self.kind.in_memory)
             failure = self._failures.get(i)
-            if next_step.do and failure and failure.until > time.monotonic():
+            if failure and failure.do is next_step.do and failure.until > time.monotonic():
                 self._due = min(self._due, failure.until)
                 self.steps[i] = Step(next_step.state, None, failure.why)
                 continue
@@ -258,8 +267,8 @@ class Agent:
             waits = await self._do(disk, seen, step)
         except (Refused, Silent) as error:
             before = self._failures.get(disk.ordinal)
-            pause = min(LAST_RETRY, before.pause * 2) if before else FIRST_RETRY
-            self._failures[disk.ordinal] = Failure(str(error), pause, time.monotonic() + pause)
+            pause = min(LAST_RETRY, before.pause * 2) if before and before.do is step.do else FIRST_RETRY
+            self._failures[disk.ordinal] = Failure(step.do, str(error), pause, time.monotonic() + pause)
             self._due = min(self._due, time.monotonic() + pause)
             self.steps[disk.ordinal] = Step(step.state, None, str(error), step.device)
             self.actions[step.do, "failed"] += 1
@@ -288,6 +297,8 @@ class Agent:
                 self._paths.pop(disk.ordinal, None)
             case Do.FREE:
                 await self.target.free(disk)
+            case Do.LIMIT:
+                await self.target.limit(disk)
             case Do.PLUG:
                 assert seen.served
                 await self.vms[disk.vm].plug(disk.ordinal, disk.port, seen.served, self.kind.queues)
@@ -310,6 +321,7 @@ class Agent:
         """What there is to do now, all of it."""
         self.read_config()
         await self.connect_vms()
+        await self.watch_boots()
         self.last_pass = time.monotonic()
         if time.monotonic() < self._due:
             return
@@ -382,6 +394,8 @@ class Agent:
                 name: {
                     "qemu": str(vm.qemu),
                     "why": vm.why,
+                    "booting": vm.boot.why(time.monotonic()) if vm.boot and vm.connected else "",
+                    "resets": vm.boot.resets if vm.boot else 0,
                     "outdated": bool(config and vm.definition and config.vms.get(name, vm.definition) != vm.definition),
                 }
                 for name, vm in self.vms.items()
@@ -394,6 +408,8 @@ class Agent:
                     "vm": known[i].vm if i in known else "",
                     "state": str(self.state(i)),
                     "why": self.why(i),
+                    "limits": known[i].limits.set if i in known else {},
+                    "limitsInForce": self._served[i].limits.set if i in self._served else {},
                 }
                 for i in sorted(wanted.keys() | self.steps.keys())
             ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,28 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The most that a disk may do in a second, reads and writes together unless the name says otherwise. The names are
+    those of the stack's config. 0: no limit."""
+
+    iops: int = 0
+    mibPerSecond: int = 0
+    readMibPerSecond: int = 0
+    writeMibPerSecond: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.set.items()) or "none"
+
+    @property
+    def set(self) -> dict[str, int]:
+        """Those that there are."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
 class Disk:
     """vm: name of the QEMU unit on this host. port: number of its root port there. path: backing file, block device or
     PCI address as the pod sees it; empty: memory of SPDK."""
@@ -43,6 +65,7 @@ class Disk:
     vm: str
     port: int
     path: str
+    limits: Limits = NO_LIMITS
 
     @property
     def name(self) -> str:
@@ -73,9 +96,10 @@ def parse(data: Any) -> Config:
         kind = Kind(str(data["bdev"]), int(data["mib"]), int(data["blockSize"]), int(data["queues"]))
         disks = {int(d["ordinal"]): _disk(d) for d in data["disks"]}
         return Config(kind, {str(k): str(v) for k, v in data["vms"].items()}, disks)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadConfig(f"vhost.json: {type(error).__name__}: {error}") from None
 
 
 def _disk(data: Any) -> Disk:
-    return Disk(int(data["ordinal"]), str(data["vm"]), int(data["port"]), str(data.get("path") or ""))
+    limits = Limits(**{str(name): int(value) for name, value in data.get("limits", {}).items()})
+    return Disk(int(data["ordinal"]), str(data["vm"]), int(data["port"]), str(data.get("path") or ""), limits)

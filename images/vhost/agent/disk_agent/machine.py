@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from disk_agent.config import Disk
+from disk_agent.config import NO_LIMITS, Disk, Limits
 
 SCRAP = "scrap"
 
@@ -42,6 +42,7 @@ class Do(StrEnum):
     SERVE_SCRAP = "serve scrap"
     STOP = "stop serving"
     FREE = "free its memory"
+    LIMIT = "limit"
     PLUG = "plug in"
     UNPLUG = "unplug"
     FORGET = "remove its chardev"
@@ -61,13 +62,15 @@ class Device:
 @dataclass(frozen=True)
 class Seen:
     """life: what the disk is now; None: memory or a file that is not made yet. refusal: why it cannot be served.
-    served: the life that the target serves at its socket, SCRAP, or None. devices: what VMs have of it.
+    served: the life that the target serves at its socket, SCRAP, or None. limits: those that the target holds it to.
+    devices: what VMs have of it.
     silent: VMs that may have it and do not say. absent: VMs without a QEMU. released: whoever used it has let go of it
     (a pod's volume is unmounted): it may leave its VM while its life goes on."""
 
     life: str | None = None
     refusal: str = ""
     served: str | None = None
+    limits: Limits = NO_LIMITS
     devices: tuple[Device, ...] = ()
     silent: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
@@ -92,7 +95,7 @@ def step(disk: Disk, seen: Seen, *, wanted: bool = True, in_memory: bool = False
             return Step(State.SWAPPING, Do.FORGET, f"{device.vm} has half of it: {device.id}", device)
     rightful, kept, strangers = _sort(disk, now, seen, wanted)
     if rightful or kept:
-        return _held(now, seen, rightful, kept, strangers)
+        return _held(disk, now, seen, rightful, kept, strangers)
     if strangers:
         return _swap(now, seen, strangers[0])
     if not wanted:
@@ -116,7 +119,9 @@ def _sort(disk: Disk, now: str | None, seen: Seen, wanted: bool) -> tuple[list[D
     return rightful, kept, strangers
 
 
-def _held(now: str | None, seen: Seen, rightful: list[Device], kept: list[Device], strangers: list[Device]) -> Step:
+def _held(
+    disk: Disk, now: str | None, seen: Seen, rightful: list[Device], kept: list[Device], strangers: list[Device]
+) -> Step:
     """A VM has the disk as it is now: the target serves exactly that, whatever else is to be done."""
     if seen.served is None:
         if seen.refusal:
@@ -134,6 +139,8 @@ def _held(now: str | None, seen: Seen, rightful: list[Device], kept: list[Device
     if not rightful:
         why = f"{kept[0].vm} has it at root port {kept[0].port}, and its user has not let go of it yet"
         return Step(State.LEAVING, None, why)
+    if seen.limits != disk.limits:
+        return Step(State.PLUGGED, Do.LIMIT, _other_limits(disk, seen))
     return Step(State.PLUGGED, None, "")
 
 
@@ -169,11 +176,17 @@ def _serve(disk: Disk, now: str | None, seen: Seen) -> Step:
         if seen.refusal:
             return Step(State.REFUSED, None, seen.refusal)
         return Step(State.MISSING, Do.SERVE, "the target does not serve it yet")
+    if not seen.silent and disk.vm not in seen.absent:  # first of all: SPDK may refuse other limits until it has a user
+        return Step(State.SERVED, Do.PLUG, f"{disk.vm} does not have it yet")
+    if seen.limits != disk.limits:
+        return Step(State.SERVED, Do.LIMIT, _other_limits(disk, seen))
     if seen.silent:
         return Step(State.SERVED, None, f"{_names(seen.silent)} may have it and does not answer")
-    if disk.vm in seen.absent:
-        return Step(State.SERVED, None, f"QEMU of {disk.vm} does not run")
-    return Step(State.SERVED, Do.PLUG, f"{disk.vm} does not have it yet")
+    return Step(State.SERVED, None, f"QEMU of {disk.vm} does not run")
+
+
+def _other_limits(disk: Disk, seen: Seen) -> str:
+    return f"its limits are {seen.limits}, and are to be {disk.limits}"
 
 
 def _names(vms: frozenset[str]) -> str:

@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from disk_agent.backing import Backing, sparse
-from disk_agent.config import Disk, Kind
+from disk_agent.config import NO_LIMITS, Disk, Kind, Limits
 from disk_agent.machine import SCRAP
 from disk_agent.monitor import Monitor, Refused
-from disk_agent.target import RUN
+from disk_agent.target import RUN, Served
 
 MOST_QUEUES = 64
 GONE_WITHIN = 5.0  # seconds, of an export
@@ -41,10 +42,19 @@ class StorageDaemon:
     async def ping(self) -> None:
         await self._monitor.ask("query-version")
 
-    async def served(self) -> dict[int, str]:
+    async def served(self) -> dict[int, Served]:
         exports = await self._monitor.ask("query-block-exports")
         nodes = {str(e["id"]): str(e["node-name"]) for e in exports if not e["shutting-down"]}
-        return {int(name.partition(".")[2]): node.rpartition("-")[2] for name, node in nodes.items()}
+        limits = await asyncio.gather(*map(self._limits, nodes))
+        return {
+            int(name.partition(".")[2]): Served(node.rpartition("-")[2], its)
+            for (name, node), its in zip(nodes.items(), limits, strict=True)
+        }
+
+    async def _limits(self, name: str) -> Limits:
+        found = await self._monitor.ask("qom-get", {"path": f"/objects/{name}", "property": "limits"})
+        bps = [int(found[f"bps-{which}"]) for which in ("total", "read", "write")]
+        return Limits(int(found["iops-total"]), *(-(-each >> 20) for each in bps))
 
     async def look(self, disk: Disk) -> str | None:
         if self.kind.in_memory:
@@ -64,7 +74,7 @@ class StorageDaemon:
                 self.backing.make(path)
             self.backing.hold(path)
             life = await self._same(disk, life)
-        await self._export(disk.ordinal, life, path)
+        await self._export(disk.ordinal, life, path, disk.limits)
 
     async def _same(self, disk: Disk, life: str | None) -> str:
         found = await self.look(disk)
@@ -76,24 +86,36 @@ class StorageDaemon:
         file = self.run / f"scrap.{ordinal}"
         sparse(file, self.kind.bytes)
         # QEMU connects to no target with fewer queues than its device has, which may be of another kind
-        await self._export(ordinal, SCRAP, str(file), queues=MOST_QUEUES)
+        await self._export(ordinal, SCRAP, str(file), NO_LIMITS, queues=MOST_QUEUES)
 
-    async def _export(self, ordinal: int, life: str, path: str, queues: int = 0) -> None:
+    async def limit(self, disk: Disk) -> None:
+        await self._limit(disk.name, disk.limits)
+
+    async def _limit(self, name: str, limits: Limits) -> None:
+        """All values: QEMU keeps those that it is not told."""
+        bps = {"total": limits.mibPerSecond, "read": limits.readMibPerSecond, "write": limits.writeMibPerSecond}
+        value = {"iops-total": limits.iops, **{f"bps-{which}": mib << 20 for which, mib in bps.items()}}
+        await self._monitor.ask("qom-set", {"path": f"/objects/{name}", "property": "limits", "value": value})
+
+    async def _export(self, ordinal: int, life: str, path: str, limits: Limits, queues: int = 0) -> None:
+        """Through a throttle filter, which is there for a disk without limits too: it may get some while it is used."""
         await self._drop_nodes(ordinal)
-        node = f"vhost.{ordinal}-{life}"
-        block = {
-            "driver": "host_device" if path.startswith("/dev/") else "file",
-            "node-name": node,
-            "filename": path,
-            # disks of every kind can discard: a guest that has negotiated it cannot go on with a disk that lacks it
-            "discard": "unmap",
-        }
-        await self._monitor.ask("blockdev-add", block)
+        name = f"vhost.{ordinal}"
+        node = f"{name}-{life}"
+        await self._monitor.ask("object-add", {"qom-type": "throttle-group", "id": name})
+        with suppress(Refused):  # the disk is served all the same; `served` tells what is in force
+            await self._limit(name, limits)
+        # disks of every kind can discard: a guest that has negotiated it cannot go on with a disk that lacks it
+        discard = {"discard": "unmap"}
+        driver = "host_device" if path.startswith("/dev/") else "file"
+        file = {"driver": driver, "node-name": f"file.{ordinal}", "filename": path, **discard}
+        throttle = {"driver": "throttle", "node-name": node, "throttle-group": name, "file": file, **discard}
+        await self._monitor.ask("blockdev-add", throttle)
         export = {
             "type": "vhost-user-blk",
-            "id": f"vhost.{ordinal}",
+            "id": name,
             "node-name": node,
-            "addr": {"type": "unix", "path": str(self.sockets / f"vhost.{ordinal}")},
+            "addr": {"type": "unix", "path": str(self.sockets / name)},
             "writable": True,
             "logical-block-size": self.kind.block_size,
             "num-queues": queues or self.kind.queues,
@@ -121,7 +143,11 @@ class StorageDaemon:
 
     async def _drop_nodes(self, ordinal: int) -> None:
         """What an earlier try left."""
-        for node in await self._monitor.ask("query-named-block-nodes", {"flat": True}):
-            if str(node["node-name"]).startswith(f"vhost.{ordinal}-"):
-                await self._monitor.ask("blockdev-del", {"node-name": node["node-name"]})
-                self.backing.let_go(str(node["file"]))
+        nodes = {str(n["node-name"]): n for n in await self._monitor.ask("query-named-block-nodes", {"flat": True})}
+        for name in nodes:
+            if name.startswith(f"vhost.{ordinal}-"):
+                await self._monitor.ask("blockdev-del", {"node-name": name})
+        if file := nodes.get(f"file.{ordinal}"):  # it went with the filter above it
+            self.backing.let_go(str(file["file"]))
+        with suppress(Refused):  # there is none
+            await self._monitor.ask("object-del", {"id": f"vhost.{ordinal}"})

@@ -7,16 +7,24 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from spdk.rpc.client import JSONRPCClient, JSONRPCException
 
 from disk_agent.backing import Backing, sparse
-from disk_agent.config import Disk, Kind
+from disk_agent.config import Disk, Kind, Limits
 from disk_agent.machine import SCRAP
 from disk_agent.monitor import Refused, Silent
-from disk_agent.target import RUN, life
+from disk_agent.target import RUN, Served, life
+
+LIMITS = {  # as SPDK calls them
+    "rw_ios_per_sec": "iops",
+    "rw_mbytes_per_sec": "mibPerSecond",
+    "r_mbytes_per_sec": "readMibPerSecond",
+    "w_mbytes_per_sec": "writeMibPerSecond",
+}
 
 
 class Spdk:
@@ -79,15 +87,16 @@ class Spdk:
             await self.close()  # an answer that comes later must not be taken for the next one's; its thread ends
             raise Silent(f"SPDK does not answer {method}: {reason}")
 
-    async def served(self) -> dict[int, str]:
+    async def served(self) -> dict[int, Served]:
         controllers = await self.ask("vhost_get_controllers")
         bdevs = {str(b["name"]): b for b in await self.ask("bdev_get_bdevs")}
-        found: dict[int, str] = {}
+        found: dict[int, Served] = {}
         for controller in controllers:
             name = str(controller["backend_specific"]["block"]["bdev"])
             # a bdev that was taken from under its controller answers with errors, as good as a scrap disk
             scrap = name.startswith("Scrap") or name not in bdevs
-            found[int(controller["ctrlr"].partition(".")[2])] = SCRAP if scrap else self._life(bdevs[name])
+            served = Served(SCRAP) if scrap else Served(self._life(bdevs[name]), _limits(bdevs[name]))
+            found[int(controller["ctrlr"].partition(".")[2])] = served
         return found
 
     def _life(self, bdev: Mapping[str, Any]) -> str:
@@ -138,10 +147,14 @@ class Spdk:
         controllers = await self.ask("vhost_get_controllers")
         return any(c["backend_specific"]["block"]["bdev"] == bdev for c in controllers)
 
+    def _name(self, ordinal: int) -> str:
+        """Of a disk's bdev."""
+        return {"malloc": "Malloc{}", "aio": "Aio{}", "nvme": "Nvme{}n1"}[self.kind.bdev].format(ordinal)
+
     async def serve(self, disk: Disk, life: str | None) -> None:
+        name = self._name(disk.ordinal)
         match self.kind.bdev:
             case "aio":
-                name = f"Aio{disk.ordinal}"
                 if life is None:
                     self.backing.make(disk.path)
                 self.backing.hold(disk.path)
@@ -151,16 +164,33 @@ class Spdk:
                 await self._delete(name)
                 await self._aio(name, disk.path, found)
             case "nvme":
-                name = f"Nvme{disk.ordinal}n1"
                 if await self.look(disk) != life:
                     raise Refused(f"{disk.path} is another disk than a moment ago")
             case _:
-                name = f"Malloc{disk.ordinal}"
                 if life is None:
                     blocks = self.kind.bytes // self.kind.block_size
                     bdev = {"name": name, "num_blocks": blocks, "block_size": self.kind.block_size}
                     await self.ask("bdev_malloc_create", {**bdev, "uuid": str(uuid.uuid4())}, seconds=60)
+        with suppress(Refused):  # the disk is served all the same; `served` tells what is in force
+            await self._limit(name, disk.limits)
         await self._controller(disk.ordinal, name)
+
+    async def limit(self, disk: Disk) -> None:
+        await self._limit(self._name(disk.ordinal), disk.limits)
+
+    async def _limit(self, bdev: str, limits: Limits) -> None:
+        """A bdev with limits that no VM has used yet takes no others. No thread of SPDK counts its I/O so far. To open
+        the bdev for this request starts that, and SPDK turns the request away meanwhile (SPDK issue 3768)."""
+        found = await self._bdev(bdev)
+        if found is not None and _limits(found) == limits:
+            return
+        values = {theirs: getattr(limits, ours) for theirs, ours in LIMITS.items()}
+        try:
+            await self.ask("bdev_set_qos_limit", {"name": bdev, **values})
+        except Refused as error:
+            if "temporarily unavailable" not in str(error):
+                raise
+            raise Refused(f"{error}: SPDK takes no other limits until a VM has used the disk") from None
 
     async def _aio(self, name: str, path: str, life: str) -> None:
         # with discard, as malloc: a guest that has negotiated it cannot go on with a disk that lacks it
@@ -174,7 +204,7 @@ class Spdk:
         file, name = self.run / f"scrap.{ordinal}", f"Scrap{ordinal}"
         await self._delete(name)
         sparse(file, self.kind.bytes)
-        await self._aio(name, str(file), "5c4a9" + "0" * 7)
+        await self._aio(name, str(file), f"5c4a9{ordinal:07x}")  # SPDK refuses two bdevs of one UUID
         await self._controller(ordinal, name)
 
     async def stop(self, ordinal: int) -> None:
@@ -204,6 +234,11 @@ class Spdk:
 
     async def free(self, disk: Disk) -> None:
         await self._delete(f"Malloc{disk.ordinal}")
+
+
+def _limits(bdev: Mapping[str, Any]) -> Limits:
+    assigned = bdev["assigned_rate_limits"]
+    return Limits(**{ours: int(assigned[theirs]) for theirs, ours in LIMITS.items()})
 
 
 def _error(message: str) -> str | None:

@@ -5,13 +5,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from disk_agent.config import Disk, Kind
+from disk_agent.config import NO_LIMITS, Disk, Kind, Limits
 
 RUN = Path("/run/vhost")
 """The pod's own, in memory: the target's sockets, and scrap disks."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """life: machine.SCRAP for a scrap disk. limits: those in force, as the target tells them."""
+
+    life: str
+    limits: Limits = NO_LIMITS
 
 
 class Target(Protocol):
@@ -35,8 +44,8 @@ class Target(Protocol):
         """It answers."""
         ...
 
-    async def served(self) -> dict[int, str]:
-        """Ordinal -> life of what it serves there, machine.SCRAP for a scrap disk."""
+    async def served(self) -> dict[int, Served]:
+        """By ordinal."""
         ...
 
     async def look(self, disk: Disk) -> str | None:
@@ -45,7 +54,12 @@ class Target(Protocol):
 
     async def serve(self, disk: Disk, life: str | None) -> None:
         """Serve `disk` at its socket. What an earlier try left is taken away first. life: of the last look; what is
-        found to be another one by now is not served."""
+        found to be another one by now is not served. Its limits hold before a VM can reach it; a disk whose limits the
+        target refuses is served all the same."""
+        ...
+
+    async def limit(self, disk: Disk) -> None:
+        """Hold what is served to the limits of `disk`, while it is in use."""
         ...
 
     async def serve_scrap(self, ordinal: int) -> None:

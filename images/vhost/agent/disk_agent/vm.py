@@ -9,14 +9,17 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
+from disk_agent.boot import FIRST_LIMIT, Boot
 from disk_agent.machine import Device
 from disk_agent.monitor import Monitor, Refused, Silent
 
 ID = re.compile(r"disk-(\d+)(?:-(\d+)-([0-9a-f]{12}))?$")
 ASK_AGAIN = 10  # seconds: a guest that is busy or boots may miss a request to let go of a device
+LOOK_AT_BOOT = 1.0  # seconds
 
 
 class Qemu(StrEnum):
@@ -35,6 +38,8 @@ class Vm:
         self.why = "it was not asked yet"
         self.devices: tuple[Device, ...] | None = None
         self.definition = ""
+        self.boot: Boot | None = None
+        self._looked_at_boot = 0.0
         self._changed = changed
         self._monitor: Monitor | None = None
         self._asked: dict[str, float] = {}  # device -> when its removal was asked for first
@@ -64,10 +69,21 @@ class Vm:
         self._asked.clear()
         self._last.clear()
         self._events = asyncio.create_task(self._follow(monitor))
+        self._started(monitor)
         await self.look()
+
+    def _started(self, monitor: Monitor) -> None:
+        """Maybe a while before the agent: QEMU makes its socket as it starts. How often it was reset, and how long its
+        guest may take, is known from the QEMU before it."""
+        with suppress(FileNotFoundError):
+            age = max(0.0, time.time() - monitor.path.stat().st_mtime)
+            fresh = Boot(time.monotonic() - age, from_start=age < FIRST_LIMIT)
+            self.boot = replace(fresh, limit=self.boot.limit, resets=self.boot.resets) if self.boot else fresh
 
     async def _follow(self, monitor: Monitor) -> None:
         def tell(event: str) -> None:
+            if event == "RESET" and self.boot:
+                self.boot = self.boot.restarted(time.monotonic())
             if event in ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", "RESET"):
                 self._changed()
 
@@ -120,6 +136,34 @@ class Vm:
         self.qemu, self.why = Qemu.ANSWERS, ""
         there = {d.id for d in self.devices}
         self._asked = {i: at for i, at in self._asked.items() if i in there}
+
+    async def watch_boot(self) -> str:
+        """Reset the guest if it hangs as it boots; returns the reason for a reset."""
+        now = time.monotonic()
+        if not self.connected or self.boot is None or self.boot.up or now - self._looked_at_boot < LOOK_AT_BOOT:
+            return ""
+        self._looked_at_boot = now
+        try:
+            stats = await self.ask("query-blockstats")
+            reads = {str(s["device"]): int(s["stats"]["rd_operations"]) for s in stats}  # type: ignore[union-attr]
+            if "root" not in reads:  # no VM of render/vm.py
+                self.boot = replace(self.boot, up=True)
+                return ""
+            cards = await self.ask("query-rx-filter")
+            # QEMU's card takes every packet until a guest's driver has said which ones it wants
+            card_open = not any(card["promiscuous"] for card in cards)  # type: ignore[union-attr,index]
+            self.boot = self.boot.seen(reads["root"], card_open=card_open)
+            if not self.boot.hangs(now):
+                return ""
+            status = await self.ask("query-status")
+            if not status["running"]:  # type: ignore[index]  # somebody has paused it
+                return ""
+            why = self.boot.why(now)
+            await self.ask("system_reset")
+        except (Silent, Refused, KeyError, TypeError, ValueError):
+            return ""
+        self.boot = self.boot.reset(now)
+        return why
 
     def has(self, ordinal: int) -> tuple[Device, ...]:
         return tuple(d for d in self.devices or () if _ordinal(d) == ordinal)

@@ -1,9 +1,10 @@
-"""What the agent tells over HTTP. On the pod's address: kubelet's probes, /disks and /metrics. On a socket of root's
-own beside the vhost sockets, for the stack's steps on the host, also /wait and /release."""
+"""What the agent tells over HTTP. On the pod's address: kubelet's probes, /disks, /cpus and /metrics. On a socket of
+root's own beside the vhost sockets, for the stack's steps on the host, also /wait and /release."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -32,23 +33,28 @@ class Metrics(Collector):
         self.agent = agent
 
     def collect(self) -> Iterator[Metric]:
-        agent = self.agent
+        agent, report = self.agent, self.agent.report()
         up = GaugeMetricFamily("disk_agent_target_up", "The vhost target answers")
         up.add_metric([], agent.supervisor.up)
         starts = CounterMetricFamily("disk_agent_target_starts", "Starts of the vhost target")
         starts.add_metric([], agent.supervisor.starts)
         state = GaugeMetricFamily("disk_agent_disk_state", "1 for the state a disk is in", labels=["disk", "state"])
-        for disk in agent.report()["disks"]:
+        limit = GaugeMetricFamily("disk_agent_disk_limit", "A limit that is in force", labels=["disk", "limit"])
+        for disk in report["disks"]:
             for each in State:
                 if each is not State.GONE:
                     state.add_metric([disk["name"], str(each)], disk["state"] == each)
+            for name, value in disk["limitsInForce"].items():
+                limit.add_metric([disk["name"], name], value)
         actions = CounterMetricFamily("disk_agent_actions", "Steps taken with disks", labels=["action", "result"])
         for (action, result), count in agent.actions.items():
             actions.add_metric([action, result], count)
         vms = GaugeMetricFamily("disk_agent_vm_answers", "QEMU of a VM answers", labels=["vm"])
-        for name, vm in agent.report()["vms"].items():
+        resets = CounterMetricFamily("disk_agent_vm_resets", "Resets of a guest that hung as it booted", labels=["vm"])
+        for name, vm in report["vms"].items():
             vms.add_metric([name], vm["qemu"] == "answers")
-        yield from (up, starts, state, actions, vms)
+            resets.add_metric([name], vm["resets"])
+        yield from (up, starts, state, limit, actions, vms, resets)
 
 
 def app(agent: Agent, *, local: bool) -> Starlette:
@@ -72,6 +78,14 @@ def app(agent: Agent, *, local: bool) -> Starlette:
 
     async def disks(_: Request) -> Response:
         return JSONResponse(agent.report())
+
+    async def cpus(_: Request) -> Response:
+        """The last report of the host's scripts/host/cpus, and its age in seconds; {}: the host has no CPU plan."""
+        report = agent.sockets / "cpus.json"
+        try:
+            return JSONResponse({"age": time.time() - report.stat().st_mtime, **json.loads(report.read_text())})
+        except (OSError, ValueError):
+            return JSONResponse({})
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -114,7 +128,7 @@ def app(agent: Agent, *, local: bool) -> Starlette:
 
         return await _until_none(still_there, seconds)
 
-    routes = [Route(f"/{f.__name__}", f) for f in (started, ready, alive, disks, metrics)]
+    routes = [Route(f"/{f.__name__}", f) for f in (started, ready, alive, disks, cpus, metrics)]
     if local:
         routes += [Route("/wait", wait), Route("/release", release, methods=["POST"])]
     return Starlette(routes=routes)

@@ -12,11 +12,11 @@ import struct
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from disk_agent.config import Config
+from disk_agent.config import Config, Limits
 from disk_agent.supervise import Supervisor
 
 SCRAP = "scrap"
@@ -169,10 +169,12 @@ class Exports:
 
     def __init__(self) -> None:
         self.sockets: dict[str, VhostSocket] = {}
+        self.opened: Callable[[str, str], None] = lambda path, content: None
         self._starting: set[asyncio.Future[None]] = set()
 
     def open(self, path: str, content: str) -> None:
         assert path not in self.world.contents, f"{path} is served twice"
+        self.opened(path, content)
         self.world.contents[path] = content
         self.sockets[path] = made = VhostSocket(Path(path), self.world)
         task = asyncio.ensure_future(made.start())
@@ -199,14 +201,16 @@ class FakeQsd(QmpServer, Exports):
         QmpServer.__init__(self, run / "qmp")
         Exports.__init__(self)
         self.run, self.world = run, world
-        self.nodes: dict[str, str] = {}
+        self.nodes: dict[str, dict[str, Any]] = {}
         self.exports: dict[str, dict[str, Any]] = {}
+        self.groups: dict[str, dict[str, int]] = {}  # of throttling -> their limits
 
     async def stop(self) -> None:
         await super().stop()
         await self.gone()
         self.nodes.clear()
         self.exports.clear()
+        self.groups.clear()
 
     def query_block_exports(self) -> list[dict[str, Any]]:
         return [
@@ -216,22 +220,62 @@ class FakeQsd(QmpServer, Exports):
 
     def query_named_block_nodes(self, flat: bool) -> list[dict[str, Any]]:
         assert flat
-        return [{"node-name": name, "file": file} for name, file in self.nodes.items()]
+        filters = [{"node-name": name, "file": f"json:{node}"} for name, node in self.nodes.items()]
+        files = [node["file"] for node in self.nodes.values()]
+        return [*filters, *({"node-name": file["node-name"], "file": file["filename"]} for file in files)]
 
-    def blockdev_add(self, driver: str, node_name: str, filename: str, discard: str) -> dict[str, Any]:
-        if node_name in self.nodes:
-            raise RuntimeError(f"Duplicate nodes with node-name='{node_name}'")
-        if not Path(filename).exists():
-            raise RuntimeError(f"Could not open '{filename}': No such file or directory")
-        self.nodes[node_name] = filename
+    def blockdev_add(self, driver: str, discard: str, node_name: str, **node: Any) -> dict[str, Any]:
+        assert driver == "throttle"
+        assert discard == node["file"]["discard"] == "unmap"
+        known = [*self.nodes, *(each["file"]["node-name"] for each in self.nodes.values())]
+        for name in (node_name, node["file"]["node-name"]):
+            if name in known:
+                raise RuntimeError(f"Duplicate nodes with node-name='{name}'")
+        if not Path(node["file"]["filename"]).exists():
+            raise RuntimeError(f"Could not open '{node['file']['filename']}': No such file or directory")
+        if node["throttle_group"] not in self.groups:
+            raise RuntimeError(f"Throttle group '{node['throttle_group']}' does not exist")
+        self.nodes[node_name] = node
         return {}
 
     def blockdev_del(self, node_name: str) -> dict[str, Any]:
         del self.nodes[node_name]
         return {}
 
+    def object_add(self, qom_type: str, id: str) -> dict[str, Any]:
+        assert qom_type == "throttle-group"
+        if id in self.groups:
+            raise RuntimeError(f"attempt to add duplicate property '{id}' to object (type 'container')")
+        self.groups[id] = {"iops-total": 0, "bps-total": 0, "bps-read": 0, "bps-write": 0}
+        return {}
+
+    def object_del(self, id: str) -> dict[str, Any]:
+        if id not in self.groups:
+            raise RuntimeError(f"object '{id}' not found")
+        if any(node["throttle_group"] == id for node in self.nodes.values()):
+            raise RuntimeError(f"object '{id}' is in use, can not be deleted")
+        del self.groups[id]
+        return {}
+
+    def qom_get(self, path: str, property: str) -> dict[str, int]:
+        assert property == "limits"
+        return self.groups[path.removeprefix("/objects/")]
+
+    def qom_set(self, path: str, property: str, value: dict[str, int]) -> dict[str, Any]:
+        assert property == "limits"
+        limits = self.groups[path.removeprefix("/objects/")]
+        if {**limits, **value}["bps-total"] and ({**limits, **value}["bps-read"] or {**limits, **value}["bps-write"]):
+            raise RuntimeError("bps/iops/max total values and read/write values cannot be used at the same time")
+        limits |= value
+        return {}
+
+    def limits(self, ordinal: int) -> Limits:
+        """Those that a disk is held to."""
+        its = self.groups[f"vhost.{ordinal}"]
+        return Limits(its["iops-total"], *(its[f"bps-{which}"] >> 20 for which in ("total", "read", "write")))
+
     def block_export_add(self, **export: Any) -> dict[str, Any]:
-        file = self.nodes[export["node_name"]]
+        file = self.nodes[export["node_name"]]["file"]["filename"]
         content = SCRAP if file.startswith(f"{self.run}/") else f"{file} {Path(file).stat().st_ino}"
         self.open(export["addr"]["path"], content)
         self.exports[export["id"]] = export
@@ -280,9 +324,11 @@ class FakeSpdk(Server, Exports):
         return [b for n, b in self.bdevs.items() if name in (None, n)]
 
     def _add(self, name: str, **bdev: Any) -> str:
-        if name in self.bdevs:
-            raise RuntimeError("File exists")
-        self.bdevs[name] = {"name": name, "uuid": str(uuid.uuid4()), **bdev}
+        limits = dict.fromkeys(("rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec"), 0)
+        made = {"name": name, "uuid": str(uuid.uuid4()), "assigned_rate_limits": limits, **bdev}
+        if name in self.bdevs or made["uuid"] in {b["uuid"] for b in self.bdevs.values()}:
+            raise RuntimeError("File exists")  # a UUID is a second name
+        self.bdevs[name] = made
         return name
 
     def bdev_malloc_create(self, name: str, num_blocks: int, block_size: int, uuid: str) -> str:
@@ -322,6 +368,25 @@ class FakeSpdk(Server, Exports):
     def bdev_nvme_detach_controller(self, name: str) -> bool:
         return self._delete(f"{name}n1")
 
+    def bdev_set_qos_limit(self, name: str, **limits: int) -> bool:
+        """As lib/bdev/bdev.c of 26.05: with limits and no channel (no VM was ever connected), opening the bdev for this
+        request starts the limits anew, and the request finds that under way. A channel stays once there was a VM, as
+        long as there are limits."""
+        bdev = self.bdevs[name]
+        assigned = bdev["assigned_rate_limits"]
+        used = any(self.world.users(str(self.folder / c)) for c, b in self.controllers.items() if b == name)
+        bdev["counted"] = used or bdev.get("counted", False)
+        if any(assigned.values()) and not bdev["counted"]:
+            raise RuntimeError("Failed to configure rate limit: Resource temporarily unavailable")
+        thousands = -(-limits["rw_ios_per_sec"] // 1000) * 1000
+        assigned |= {**limits, "rw_ios_per_sec": thousands}
+        bdev["counted"] = used or (bdev["counted"] and any(assigned.values()))
+        return True
+
+    def limits(self, ordinal: int) -> Limits:
+        """Those that a disk is held to."""
+        return Limits(*self.bdevs[self.controllers[f"vhost.{ordinal}"]]["assigned_rate_limits"].values())
+
     def vhost_create_blk_controller(self, ctrlr: str, dev_name: str) -> bool:
         if ctrlr in self.controllers:
             raise RuntimeError("File exists")
@@ -345,6 +410,7 @@ class FakeQemu(QmpServer):
         super().__init__(sockets / f"{name}.qmp")
         self.world, self.definition = world, definition or name
         self.obedient, self.old = True, False
+        self.reads, self.card_open, self.running = 1, True, True
         self.chardevs: dict[str, str] = {}
         self.devices: dict[str, PluggedIn] = {}
         self.leaving: set[str] = set()
@@ -358,6 +424,19 @@ class FakeQemu(QmpServer):
 
     def query_name(self) -> dict[str, Any]:
         return {"name": self.definition}
+
+    def query_blockstats(self) -> list[dict[str, Any]]:
+        return [{"device": "root", "stats": {"rd_operations": self.reads}}]
+
+    def query_rx_filter(self) -> list[dict[str, Any]]:
+        return [{"name": "net", "promiscuous": not self.card_open}]
+
+    def query_status(self) -> dict[str, Any]:
+        return {"running": self.running, "status": "running" if self.running else "paused"}
+
+    def system_reset(self) -> dict[str, Any]:
+        self.event("RESET")
+        return {}
 
     def query_chardev(self) -> list[dict[str, Any]]:
         return [{"label": name} for name in ("qmp", *self.chardevs)]
@@ -427,7 +506,7 @@ class Supervised(Supervisor):
 
 def write_config(file: Path, config: Config) -> None:
     """At once, as kubelet does."""
-    disks = [{"ordinal": d.ordinal, "vm": d.vm, "port": d.port, "path": d.path} for d in config.disks.values()]
+    disks = [asdict(d) | {"limits": d.limits.set} for d in config.disks.values()]
     kind = config.kind
     text = json.dumps(
         {

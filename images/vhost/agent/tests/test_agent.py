@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from disk_agent import agent as agents
 from disk_agent import monitor, web
+from disk_agent import vm as vms
 from disk_agent.agent import Agent
-from disk_agent.config import BadConfig, Config, Disk, Kind, parse
+from disk_agent.config import NO_LIMITS, BadConfig, Config, Disk, Kind, Limits, parse
 from disk_agent.monitor import Refused
 from disk_agent.qsd import StorageDaemon
 from disk_agent.vm import accepts
@@ -38,8 +39,9 @@ class Host:
         target = StorageDaemon(KIND, self.sockets, self.folder / "run")
         return Agent(self.folder / "vhost.json", KIND, self.sockets, target, Supervised(target))
 
-    def want(self, count: int, vm: str = "vm", **other: Any) -> None:
-        disks = {i: Disk(i, vm, i, str(self.folder / "d" / f"vhost.{i}")) for i in range(count)}
+    def want(self, count: int, vm: str = "vm", limits: Mapping[int, Limits] | None = None, **other: Any) -> None:
+        paths = {i: str(self.folder / "d" / f"vhost.{i}") for i in range(count)}
+        disks = {i: Disk(i, vm, i, path, (limits or {}).get(i, NO_LIMITS)) for i, path in paths.items()}
         write_config(self.folder / "vhost.json", Config(replace(KIND, **other), {vm: "vm-1"}, disks))
 
     async def up(self, count: int = 2) -> None:
@@ -128,6 +130,8 @@ def test_notes_outlive_the_agent(host: Host) -> None:
 
     async def work() -> None:
         await host.up(2)
+        host.want(2, limits={1: Limits(iops=2000)})
+        await host.pass_time()
         host.want(1)
         await host.pass_time()
         await host.agent.close()
@@ -140,6 +144,7 @@ def test_notes_outlive_the_agent(host: Host) -> None:
         assert host.states == {0: "plugged", 1: "leaving"}
         assert len(host.world.contents) == 2
         assert (host.sockets / "agent.json").stat().st_mode & 0o777 == 0o600
+        assert host.another().notes.disks[1].limits == Limits(iops=2000)
         await host.down()
         (host.sockets / "agent.json").write_text("{")
         assert host.another().notes.disks == {}
@@ -254,6 +259,92 @@ def test_a_guest_that_reboots_while_its_disks_change(host: Host) -> None:
         host.qemu.obedient = True
         await host.pass_time()
         assert host.states == dict.fromkeys(range(3), "plugged")
+        await host.down()
+
+    run(work())
+
+
+# --- limits --------------------------------------------------------------------------------------------------------
+
+
+def test_limits_come_change_and_go_while_the_disks_are_used(host: Host) -> None:
+    async def work() -> None:
+        await host.up(3)
+        told, asked = len(host.fake.told), len(host.qemu.told)
+        for limits in (Limits(iops=2000), Limits(readMibPerSecond=5, writeMibPerSecond=1), Limits(mibPerSecond=7)):
+            host.want(3, limits={1: limits})
+            await host.pass_time(2)
+            assert host.fake.limits(1) == limits
+            assert host.agent.report()["disks"][1]["limitsInForce"] == limits.set
+        host.want(3)
+        await host.pass_time(2)
+        assert [host.fake.limits(i) for i in range(3)] == [Limits()] * 3
+        changed = [(c, a.get("path")) for c, a in host.fake.told[told:] if not c.startswith(("query-", "qom-get"))]
+        assert changed == [("qom-set", "/objects/vhost.1")] * 4
+        assert not [c for c, _ in host.qemu.told[asked:] if c in ("device_add", "device_del")]
+        await host.down()
+
+    run(work())
+
+
+def test_limits_hold_before_a_vm_can_reach_a_target_that_was_killed(host: Host) -> None:
+    async def work() -> None:
+        await host.up(1)
+        host.want(1, limits={0: Limits(iops=2000)})
+        await host.pass_time(2)
+        await host.agent.supervisor.fall()  # type: ignore[attr-defined]
+        await host.fake.stop()
+        await host.fake.start()
+        told = len(host.fake.told)
+        await host.agent.supervisor.rise()  # type: ignore[attr-defined]
+        await host.pass_time(2)
+        assert host.fake.limits(0) == Limits(iops=2000)
+        after = [command for command, _ in host.fake.told[told:]]
+        assert after.index("qom-set") < after.index("block-export-add")
+        await host.down()
+
+    run(work())
+
+
+def test_limits_that_the_target_refuses_keep_no_disk_away(host: Host) -> None:
+    async def work() -> None:
+        host.fake.fails["qom-set"] = "no"
+        host.want(2, limits={0: Limits(iops=2000)})
+        await host.fake.start()
+        await host.qemu.start()
+        await host.agent.supervisor.rise()  # type: ignore[attr-defined]
+        await host.pass_time()
+        assert host.states == {0: "plugged", 1: "plugged"}
+        assert host.agent.ready
+        assert (host.agent.why(0), host.agent.why(1)) == ("qom-set: no", "")
+        refused, other = host.agent.report()["disks"]
+        assert (refused["limits"], refused["limitsInForce"]) == ({"iops": 2000}, {})
+        assert (other["limits"], other["limitsInForce"]) == ({}, {})
+        host.fake.fails.clear()
+        await host.pass_time(8)
+        assert (host.agent.why(0), host.fake.limits(0)) == ("", Limits(iops=2000))
+        await host.down()
+
+    run(work())
+
+
+def test_limits_that_are_refused_hold_up_no_other_action(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPDK refuses other limits until a VM has the disk: the VM must get it."""
+    monkeypatch.setattr(agents, "FIRST_RETRY", 60)
+
+    async def work() -> None:
+        await host.fake.start()
+        host.want(1)
+        await host.agent.supervisor.rise()  # type: ignore[attr-defined]
+        await host.pass_time()
+        host.fake.fails["qom-set"] = "not now"
+        host.want(1, limits={0: Limits(iops=2000)})
+        await host.pass_time()
+        assert (host.states, host.agent.why(0)) == ({0: "served"}, "qom-set: not now")
+        host.fake.fails.clear()
+        await host.qemu.start()
+        await host.pass_time()
+        assert (host.states, host.fake.limits(0)) == ({0: "plugged"}, Limits(iops=2000))
         await host.down()
 
     run(work())
@@ -442,8 +533,99 @@ def test_a_vm_of_an_earlier_definition_is_told(host: Host) -> None:
         assert host.agent.report()["vms"]["vm"] == {
             "qemu": "absent",
             "why": "QEMU of vm does not run",
+            "booting": "",
+            "resets": 0,
             "outdated": False,
         }
+        await host.down()
+
+    run(work())
+
+
+# --- a guest that hangs as it boots --------------------------------------------------------------------------------
+
+
+def resets(host: Host) -> int:
+    return len([c for c, _ in host.qemu.told if c == "system_reset"])
+
+
+async def later(host: Host, seconds: float) -> None:
+    """As if the guest had started `seconds` earlier."""
+    vm = host.agent.vms["vm"]
+    assert vm.boot
+    vm.boot = replace(vm.boot, since=vm.boot.since - seconds)
+    await host.pass_time(3)
+
+
+def test_a_guest_that_reads_nothing_is_reset_and_told(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U26: its kernel hung before it had a root disk, for ever."""
+    monkeypatch.setattr(vms, "LOOK_AT_BOOT", 0)
+
+    async def work() -> None:
+        host.qemu.reads = 0
+        await host.up(1)
+        assert resets(host) == 0
+        assert "has not read its root disk" in host.agent.report()["vms"]["vm"]["booting"]
+        await later(host, 29)
+        assert resets(host) == 0
+        await later(host, 2)
+        assert resets(host) == 1
+        assert "vm: reset (the guest has not read its root disk" in capsys.readouterr().err
+        await later(host, 50)
+        assert resets(host) == 1, "the second time it has twice as long"
+        await later(host, 11)
+        assert resets(host) == 2
+        host.qemu.reads, host.qemu.card_open = 7, False
+        await host.pass_time(2)
+        assert "has not opened its network card" in host.agent.report()["vms"]["vm"]["booting"]
+        host.qemu.card_open = True
+        await host.pass_time(2)
+        await later(host, 500)
+        assert host.agent.report()["vms"]["vm"]["booting"] == ""
+        assert host.agent.report()["vms"]["vm"]["resets"] == resets(host) == 2
+        assert host.states == {0: "plugged"}
+        await host.down()
+
+    run(work())
+
+
+def test_a_guest_that_somebody_else_resets_is_watched_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vms, "LOOK_AT_BOOT", 0)
+
+    async def work() -> None:
+        host.qemu.reads = 1000
+        await host.up(1)
+        host.qemu.system_reset()
+        await host.pass_time(3)
+        assert host.agent.report()["vms"]["vm"]["booting"]
+        await later(host, 31)
+        assert resets(host) == 1
+        await host.down()
+
+    run(work())
+
+
+@pytest.mark.parametrize("broken", ["paused", "refuses", "garbage", "another"])
+def test_only_a_guest_that_runs_and_hangs_is_reset(host: Host, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    monkeypatch.setattr(vms, "LOOK_AT_BOOT", 0)
+
+    async def work() -> None:
+        host.qemu.reads = 0
+        match broken:
+            case "paused":
+                host.qemu.running = False
+            case "refuses":
+                host.qemu.fails["query-blockstats"] = "no"
+            case "garbage":
+                monkeypatch.setattr(host.qemu, "query_blockstats", lambda: [{"device": "root"}], raising=False)
+            case _:
+                monkeypatch.setattr(host.qemu, "query_blockstats", list, raising=False)
+        await host.up(1)
+        await later(host, 1000)
+        assert resets(host) == 0
+        assert host.states == {0: "plugged"}
         await host.down()
 
     run(work())
@@ -526,10 +708,15 @@ def test_http(host: Host) -> None:
         assert await get(port, "GET /started") == (503, "it was not started yet\n")
         assert (await get(port, "GET /ready"))[0] == 503
         assert (await get(port, "GET /disks"))[0] == 200
+        assert await get(port, "GET /cpus") == (200, "{}"), "the host has no CPU plan"
+        (host.sockets / "cpus.json").write_text('{"roles": {}, "astray": ["a thread"]}')
+        told = json.loads((await get(port, "GET /cpus"))[1])
+        assert 0 <= told.pop("age") < 60
+        assert told == {"roles": {}, "astray": ["a thread"]}
         unread = (504, "the config was not read yet\n")
         assert await get(local, "GET /wait?vm=vm&disks=0&seconds=0") == unread
         assert await get(local, "POST /release?vm=vm&keep=0&seconds=0") == unread
-        host.want(2)
+        host.want(2, limits={0: Limits(iops=2000)})
         await host.fake.start()
         await host.qemu.start()
         await host.agent.supervisor.rise()  # type: ignore[attr-defined]
@@ -545,14 +732,14 @@ def test_http(host: Host) -> None:
         assert (await get(local, f"GET /wait?vm=vm&disks=0&config={host.agent.config.digest}"))[0] == 200
         code, said = await get(local, "POST /release?vm=vm&keep=0&seconds=0")
         assert (code, said) == (504, "disk 1 is still in vm: the config lists it\n")
-        host.want(1)
+        host.want(1, limits={0: Limits(iops=3000)})
         assert await get(local, "POST /release?vm=vm&keep=0&seconds=3") == (200, "")
         told = json.loads((await get(port, "GET /disks"))[1])
-        assert told["disks"] == [
-            {"ordinal": 0, "name": "vhost.0", "wanted": True, "vm": "vm", "state": "plugged", "why": ""}
-        ]
+        disk = {"ordinal": 0, "name": "vhost.0", "wanted": True, "vm": "vm", "state": "plugged", "why": ""}
+        assert told["disks"] == [{**disk, "limits": {"iops": 3000}, "limitsInForce": {"iops": 3000}}]
         metrics = (await get(port, "GET /metrics"))[1]
         assert 'disk_agent_disk_state{disk="vhost.0",state="plugged"} 1.0' in metrics
+        assert 'disk_agent_disk_limit{disk="vhost.0",limit="iops"} 3000.0' in metrics
         assert "disk_agent_target_up 1.0" in metrics
         assert 'disk_agent_actions_total{action="plug in",result="done"} 2.0' in metrics
         for request in ("GET /wait?vm=vm&disks=0", "POST /release?vm=vm&keep="):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from disk_agent.config import Disk
+from disk_agent.config import Disk, Limits
 from disk_agent.machine import SCRAP, Device, Do, Seen, State, step
 from hypothesis import given
 from hypothesis import strategies as st
 
 DISK = Disk(3, "vm", 1, "/disks/vhost.3")
-OLD, NOW = "0" * 12, "1" * 12
+OLD, NOW, SLOW = "0" * 12, "1" * 12, Limits(iops=1000)
 lives = st.sampled_from([OLD, NOW])
 devices = st.builds(
     Device, vm=st.sampled_from(["vm", "vm-2"]), id=st.just("d"), port=st.integers(0, 1), life=lives, whole=st.booleans()
@@ -19,6 +19,7 @@ seen = st.builds(
     life=st.none() | lives,
     refusal=st.sampled_from(["", "it is broken"]),
     served=st.none() | lives | st.just(SCRAP),
+    limits=st.sampled_from([Limits(), Limits(iops=1000)]),
     devices=st.lists(devices, max_size=2).map(tuple),
     silent=st.frozensets(st.sampled_from(["vm", "vm-2"])),
     absent=st.just(frozenset[str]()),
@@ -44,6 +45,9 @@ def test_what_a_vm_has_is_not_taken_away_or_replaced(now: Seen, wanted: bool, in
         assert taken.device in now.devices
         of_this_life = taken.device is not None and taken.device.life == (now.life or served)
         assert now.released or not of_this_life
+    if taken.do is Do.LIMIT:  # only what is served as it is wanted, and nothing more pressing is to be done
+        assert taken.state in (State.PLUGGED, State.SERVED)
+        assert now.limits != DISK.limits
     if taken.do is Do.PLUG:
         assert not now.devices
         assert now.served == (now.life or now.served) != SCRAP
@@ -71,6 +75,11 @@ def device(life: str = NOW, vm: str = "vm", port: int = 1, whole: bool = True) -
         (Seen(life=NOW, silent=frozenset({"vm-2"})), True, State.MISSING, None),
         (Seen(life=NOW, served=NOW, devices=(device(),)), True, State.PLUGGED, None),
         (Seen(life=NOW, devices=(device(),)), True, State.MISSING, Do.SERVE),
+        # other limits
+        (Seen(life=NOW, served=NOW, devices=(device(),), limits=SLOW), True, State.PLUGGED, Do.LIMIT),
+        (Seen(life=NOW, served=NOW, limits=SLOW), True, State.SERVED, Do.PLUG),
+        (Seen(life=NOW, served=NOW, limits=SLOW, absent=frozenset({"vm"})), True, State.SERVED, Do.LIMIT),
+        (Seen(life=NOW, served=NOW, devices=(device(),), limits=SLOW), False, State.LEAVING, None),
         (Seen(refusal="broken"), True, State.REFUSED, None),
         (Seen(refusal="broken", devices=(device(),)), True, State.REFUSED, None),
         (Seen(life=NOW, devices=(device(),), refusal="broken"), True, State.REFUSED, None),

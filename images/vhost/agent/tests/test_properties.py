@@ -1,5 +1,6 @@
 """What must hold whatever happens, in whatever order: no VM ever reaches another disk than it was plugged in with, none
-is taken from it or blanked, QEMU is never made to wait for ever; and in the end every disk is where it is wanted."""
+is taken from it or blanked, QEMU is never made to wait for ever; no disk is served without the limits that the agent
+knows of; and in the end every disk is where it is wanted, with its limits."""
 
 from __future__ import annotations
 
@@ -12,16 +13,17 @@ from typing import Any
 
 import pytest
 from disk_agent.agent import Agent
-from disk_agent.config import Config, Disk, Kind
-from disk_agent.machine import State
+from disk_agent.config import NO_LIMITS, Config, Disk, Kind, Limits
+from disk_agent.machine import Do, State
 from disk_agent.qsd import StorageDaemon
 from disk_agent.spdk import Spdk
 from fakes import SCRAP, FakeQemu, FakeQsd, FakeSpdk, Supervised, World, write_config
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 MOST = 4
+LIMITS = st.sampled_from([NO_LIMITS, Limits(iops=1000), Limits(mibPerSecond=5), Limits(writeMibPerSecond=1)])
 
 
 class Host(RuleBasedStateMachine):
@@ -36,6 +38,8 @@ class Host(RuleBasedStateMachine):
         self.sockets, self.run_folder = self.folder / "s", self.folder / "run"
         self.world = World()
         self.count, self.files = 2, "a"
+        self.refuses = False
+        self.limits = dict.fromkeys(range(MOST), NO_LIMITS)
         self.agent: Agent | None = None
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -45,11 +49,12 @@ class Host(RuleBasedStateMachine):
     def begin(self, backend: str, bdev: str) -> None:
         self.backend = backend
         self.kind = Kind(bdev, 1, 4096, 1)
-        self.fake = (
+        self.fake: FakeQsd | FakeSpdk = (
             FakeQsd(self.run_folder, self.world)
             if backend == "qsd"
             else FakeSpdk(self.run_folder, self.sockets, self.world)
         )
+        self.fake.opened = self.opened
         self.qemus = [FakeQemu(name, self.sockets, self.world) for name in ("vm", "vm-2")]
         self.configure()
         self.do(self.pod())
@@ -64,7 +69,7 @@ class Host(RuleBasedStateMachine):
         return str(self.folder / "m" / f"vhost.{i}") if self.backend == "qsd" else ""
 
     def configure(self) -> None:
-        disks = {i: Disk(i, ("vm", "vm-2")[i % 2], i // 2, self.path(i)) for i in range(self.count)}
+        disks = {i: Disk(i, ("vm", "vm-2")[i % 2], i // 2, self.path(i), self.limits[i]) for i in range(self.count)}
         config = Config(self.kind, {"vm": "vm", "vm-2": "vm-2"}, disks)
         write_config(self.folder / "vhost.json", config)
 
@@ -85,6 +90,13 @@ class Host(RuleBasedStateMachine):
             await self.agent.close()
             await self.agent.supervisor.fall()  # type: ignore[attr-defined]
         await self.fake.stop()
+
+    def opened(self, path: str, content: str) -> None:
+        """A VM can reach it from this moment on."""
+        assert self.agent
+        i = int(path.rpartition(".")[2])
+        if content != SCRAP and not self.refuses and self.fake.limits(i) != self.agent.disks()[i].limits:
+            self.world.harm.append(f"{path} is served with limits {self.fake.limits(i)}")
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
@@ -149,6 +161,16 @@ class Host(RuleBasedStateMachine):
         self.count = count
         self.configure()
 
+    @rule(i=st.integers(0, MOST - 1), limits=LIMITS)
+    def limits_change(self, i: int, limits: Limits) -> None:
+        self.limits[i] = limits
+        self.configure()
+
+    @rule(refuses=st.booleans())
+    def the_target_refuses_limits_or_not(self, refuses: bool) -> None:
+        self.refuses = refuses
+        self.fake.fails = dict.fromkeys(("qom-set", "bdev_set_qos_limit"), "no") if refuses else {}
+
     @rule()
     def the_pods_let_go_of_what_is_not_wanted(self) -> None:
         self.release()
@@ -196,6 +218,7 @@ class Host(RuleBasedStateMachine):
             self.a_qemu_starts(i)
             qemu.obedient = True
             qemu.let_go()
+        self.the_target_refuses_limits_or_not(refuses=False)
         self.the_agent_has_time()
         self.release()
         for _ in range(60):
@@ -216,7 +239,32 @@ class Host(RuleBasedStateMachine):
             and {i for i, s in self.agent.steps.items() if s.state is State.PLUGGED} == wanted == set(self.agent.steps)
             and all(d.content == self.world.contents.get(d.path) != SCRAP for d in has.values())
             and len(self.world.contents) == self.count
+            and all(self.fake.limits(i) == self.limits[i] for i in wanted)
         )
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("backend", ["qsd", "spdk"])
+@pytest.mark.parametrize("bdev", ["malloc", "aio"])
+@given(changes=st.lists(st.tuples(st.integers(0, MOST - 1), LIMITS), max_size=12))
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_limits_change_and_nothing_else_does(backend: str, bdev: str, changes: list[tuple[int, Limits]]) -> None:
+    host = Host()
+    host.begin(backend, bdev)
+    try:
+        host.n_changes(MOST)
+        host.converges()
+        assert host.agent
+        others = {key: n for key, n in host.agent.actions.items() if key[0] != Do.LIMIT}
+        for i, limits in changes:
+            host.limits_change(i, limits)
+            host.the_agent_has_time()
+            host.the_agent_has_time()
+            assert host.settled()
+            host.world.check()
+        assert {key: n for key, n in host.agent.actions.items() if key[0] != Do.LIMIT} == others
+    finally:
+        host.teardown()
 
 
 @pytest.mark.usefixtures("quick")

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from disk_agent import monitor, qsd, spdk
 from disk_agent.backing import Backing, sparse
-from disk_agent.config import Disk, Kind
+from disk_agent.config import NO_LIMITS, Disk, Kind, Limits
 from disk_agent.machine import SCRAP
 from disk_agent.monitor import Refused, Silent
 from disk_agent.qsd import StorageDaemon
 from disk_agent.spdk import Spdk
-from fakes import FakeQsd, FakeSpdk, World
+from disk_agent.target import Target
+from fakes import FakeQemu, FakeQsd, FakeSpdk, PluggedIn, World
 
+NONE, SLOW = NO_LIMITS, Limits(iops=2000)
 AIO, MALLOC, NVME = (Kind(bdev, 1, 4096, 1) for bdev in ("aio", "malloc", "nvme"))
 
 
@@ -52,8 +54,12 @@ BOTH = pytest.mark.parametrize("make", [daemon, spdk_target])
 Make = Callable[..., Coroutine[Any, Any, tuple[Any, Any]]]
 
 
-def disk(host: Path, i: int = 0) -> Disk:
-    return Disk(i, "vm", i, str(host / "d" / f"vhost.{i}"))
+def disk(host: Path, i: int = 0, limits: Limits = NONE) -> Disk:
+    return Disk(i, "vm", i, str(host / "d" / f"vhost.{i}"), limits)
+
+
+async def lives(target: Target) -> dict[int, str]:
+    return {i: served.life for i, served in (await target.served()).items()}
 
 
 @BOTH
@@ -64,15 +70,70 @@ def test_a_file_is_made_privately_and_served_by_what_it_is(host: Path, make: Mak
         assert await target.look(disk(host)) is None
         await target.serve(disk(host), None)
         life = await target.look(disk(host))
-        assert await target.served() == {0: life}
+        assert await lives(target) == {0: life}
         file = host / "d/vhost.0"
         assert file.stat().st_size == 1 << 20
         assert (file.stat().st_mode & 0o777, (host / "d").stat().st_mode & 0o777) == (0o600, 0o700)
         await target.stop(0)
-        assert await target.served() == {}
+        assert await lives(target) == {}
         await target.serve(disk(host), life)
-        assert await target.served() == {0: life}
+        assert await lives(target) == {0: life}
         await target.ping()
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+@BOTH
+def test_limits_are_in_force_when_the_disk_is_served_and_change_under_a_vm(host: Path, make: Make) -> None:
+    async def work() -> None:
+        fake, target = await make(host)
+        slow, slower = disk(host, limits=SLOW), disk(host, limits=Limits(readMibPerSecond=3))
+        await target.serve(slow, None)
+        await target.serve(disk(host, 1), None)
+        assert {i: served.limits for i, served in (await target.served()).items()} == {0: SLOW, 1: NONE}
+        vm = FakeQemu("vm", host / "s", fake.world)
+        await vm.start()
+        path = str(host / "s/vhost.0")
+        vm.devices["d"] = PluggedIn("d", path, fake.world.contents[path])
+        for limited in (slower, disk(host), slow):
+            await target.limit(limited)
+            assert (await target.served())[0].limits == fake.limits(0) == limited.limits
+        await vm.stop()
+        await target.stop(0)
+        life = await target.look(slow)
+        await target.serve(slow, life)
+        assert (await target.served())[0].limits == SLOW
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+@BOTH
+def test_a_disk_whose_limits_are_refused_is_served_without(host: Path, make: Make) -> None:
+    async def work() -> None:
+        fake, target = await make(host)
+        fake.fails = {"qom-set": "no", "bdev_set_qos_limit": "no"}
+        await target.serve(disk(host, limits=SLOW), None)
+        assert {i: served.limits for i, served in (await target.served()).items()} == {0: NONE}
+        with pytest.raises(Refused, match="no"):
+            await target.limit(disk(host, limits=SLOW))
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_spdk_takes_other_limits_only_once_a_vm_was_there(host: Path) -> None:
+    async def work() -> None:
+        fake, target = await spdk_target(host, MALLOC)
+        await target.serve(Disk(0, "vm", 0, "", SLOW), None)
+        await target.limit(Disk(0, "vm", 0, "", SLOW))
+        with pytest.raises(Refused, match=r"Resource temporarily unavailable.*until a VM has used the disk"):
+            await target.limit(Disk(0, "vm", 0, "", Limits(iops=3000)))
+        assert fake.limits(0) == SLOW
         await target.close()
         await fake.stop()
 
@@ -92,7 +153,7 @@ def test_another_file_at_the_same_path_is_another_disk(host: Path, make: Make) -
         assert await target.look(disk(host)) not in (None, before)
         with pytest.raises(Refused, match="another disk than a moment ago"):
             await target.serve(disk(host), before)
-        assert await target.served() == {}
+        assert await lives(target) == {}
         await target.close()
         await fake.stop()
 
@@ -118,11 +179,11 @@ def test_a_scrap_disk_is_empty_and_leaves_nothing(host: Path, make: Make) -> Non
     async def work() -> None:
         fake, target = await make(host)
         await target.serve_scrap(2)
-        assert await target.served() == {2: SCRAP}
+        assert await lives(target) == {2: SCRAP}
         if make is daemon:  # a device of the kind before may have more queues
             assert fake.exports["vhost.2"]["num_queues"] >= 64
         await target.stop(2)
-        assert await target.served() == {}
+        assert await lives(target) == {}
         assert not [p for p in (host / "run").iterdir() if "scrap" in p.name]
         await target.close()
         await fake.stop()
@@ -150,7 +211,7 @@ def test_a_target_that_answers_nothing_half_or_garbage_is_silent(
         fake.temper = ""
         await target.close()
         await target.connect()
-        assert await target.served() == {}
+        assert await lives(target) == {}
         await target.close()
         await fake.stop()
 
@@ -177,9 +238,11 @@ def test_an_export_that_is_refused_leaves_no_node(host: Path) -> None:
         fake.fails["block-export-add"] = "no"
         with pytest.raises(Refused, match="block-export-add: no"):
             await target.serve(disk(host), None)
-        assert fake.nodes == {}
+        assert (fake.nodes, fake.groups) == ({}, {})
         fake.fails.clear()
-        fake.nodes["vhost.0-000000000000"] = "an earlier try"
+        fake.object_add("throttle-group", "vhost.0")
+        file = {"node-name": "file.0", "filename": str(host), "discard": "unmap"}
+        fake.blockdev_add("throttle", "unmap", "vhost.0-000000000000", throttle_group="vhost.0", file=file)
         await target.serve(disk(host), None)
         assert len(fake.nodes) == 1
         await target.close()
@@ -215,7 +278,7 @@ def test_memory_of_the_storage_daemon_outlives_it_and_ends_when_it_is_given_back
         await target.connect()
         assert await target.look(disk(host)) == life
         await target.serve(disk(host), life)
-        assert await target.served() == {0: life}
+        assert await lives(target) == {0: life}
         await target.stop(0)
         await target.free(disk(host))
         assert await target.look(disk(host)) is None
@@ -229,12 +292,24 @@ def test_spdks_memory_is_another_one_after_each_start(host: Path) -> None:
     async def work() -> None:
         fake, target = await spdk_target(host, MALLOC)
         await target.serve(Disk(0, "vm", 0, ""), None)
-        (life,) = (await target.served()).values()
+        (life,) = (await lives(target)).values()
         assert await target.look(Disk(0, "vm", 0, "")) == life
         await target.stop(0)
         await target.free(Disk(0, "vm", 0, ""))
         await target.serve(Disk(0, "vm", 0, ""), None)
-        assert life not in (await target.served()).values()
+        assert life not in (await lives(target)).values()
+        await target.close()
+        await fake.stop()
+
+    run(work())
+
+
+def test_several_disks_are_swapped_at_the_same_time(host: Path) -> None:
+    async def work() -> None:
+        fake, target = await spdk_target(host, MALLOC)
+        for ordinal in range(3):
+            await target.serve_scrap(ordinal)
+        assert await lives(target) == dict.fromkeys(range(3), SCRAP)
         await target.close()
         await fake.stop()
 
@@ -252,9 +327,9 @@ def test_an_nvme_namespace_is_known_by_its_serial_number(host: Path) -> None:
         }
         first, second, small = (Disk(0, "vm", 0, f"0000:0{n}:00.0") for n in (1, 2, 3))
         life = await target.look(first)
-        assert await target.served() == {}, "it is shown to no VM by a look"
+        assert await lives(target) == {}, "it is shown to no VM by a look"
         await target.serve(first, life)
-        assert await target.served() == {0: life}
+        assert await lives(target) == {0: life}
         assert await target.look(second) == life, "what is served is not taken away by a look"
         await target.stop(0)
         other = await target.look(second)
@@ -281,7 +356,7 @@ def test_a_controller_that_a_vm_holds_answers_with_errors_from_then_on(host: Pat
         await target.serve(Disk(0, "vm", 0, ""), None)
         fake.fails["vhost_delete_controller"] = "Device or resource busy"
         await target.stop(0)
-        assert await target.served() == {0: SCRAP}
+        assert await lives(target) == {0: SCRAP}
         await target.close()
         await fake.stop()
 
