@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import pulumi
 import pulumi_kubernetes as kubernetes
+from pulumi_command import local
 
-from settings.budgets import VIDEO_MIB
+from components.hosts import STEP, here
+from settings.budgets import LOGS_LIMIT_MIB, LOGS_MIB, VIDEO_LIMIT_MIB, VIDEO_MIB
 from settings.names import CLAIM
 from settings.names import VIDEO as NAME
 
@@ -53,7 +55,7 @@ class Video(pulumi.ComponentResource):
 
     kubelet formats a blank disk as ext4, and only mounts a used one. opts: Cluster.contents.
     running: depend on it for exactly these pods. pages, streams: URLs of the HTTP pages and of the RTMP streams, by
-    ordinal.
+    ordinal. publish_key: whoever has this secret may publish live streams.
 
     ```python
     import pulumi
@@ -76,6 +78,7 @@ class Video(pulumi.ComponentResource):
         pulumi.ResourceOptions(providers=[provider]),
     )
     pulumi.export("pages", video.pages)
+    pulumi.export("publishKey", video.publish_key)
     ```
     """
 
@@ -120,7 +123,6 @@ class Video(pulumi.ComponentResource):
             )
             for i, disk in enumerate(disks)
         ]
-        nodes = {disk.node for disk in disks}
         patience = f"{max(600, 10 * len(disks))}s"  # on an emulated CPU each pod takes some seconds to start
         labels = {"app": NAME}
         service = kubernetes.core.v1.Service(
@@ -130,6 +132,23 @@ class Video(pulumi.ComponentResource):
             opts=child,
         )
         ports = _ports_by_ordinal(name, labels=labels, http_port=http_port, rtmp_port=rtmp_port, opts=child)
+        made = local.Command(
+            f"{name}-publish-key",
+            create=STEP,
+            environment=here("publish_key"),
+            logging=local.Logging.NONE,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(parent=self, additional_secret_outputs=["stdout"]),
+        )
+        self.publish_key = pulumi.Output.secret(made.stdout)
+        # immutable: another key is another Secret, so the pods restart with it
+        key = kubernetes.core.v1.Secret(
+            f"{name}-publish",
+            metadata={"namespace": namespace},
+            immutable=True,
+            string_data={"key": self.publish_key},
+            opts=child,
+        )
         self.running = kubernetes.apps.v1.StatefulSet(
             name,
             metadata={"name": NAME, "namespace": namespace},
@@ -145,8 +164,7 @@ class Video(pulumi.ComponentResource):
                 "template": {
                     "metadata": {"labels": labels},
                     "spec": {
-                        # with several nodes, the volume's node affinity places each pod
-                        "node_selector": {"type1": nodes.pop()} if len(nodes) == 1 else {},
+                        # the volume's node affinity places each pod
                         "host_network": True,
                         "dns_policy": "Default",
                         "automount_service_account_token": False,
@@ -182,8 +200,16 @@ class Video(pulumi.ComponentResource):
                                     "capabilities": {"drop": ["ALL"]},
                                 },
                                 "resources": {
-                                    "requests": {"cpu": args.cpu_request, "memory": f"{VIDEO_MIB}Mi"},
-                                    "limits": {"cpu": args.cpu_limit, "memory": "128Mi"},
+                                    "requests": {
+                                        "cpu": args.cpu_request,
+                                        "memory": f"{VIDEO_MIB}Mi",
+                                        "ephemeral-storage": f"{LOGS_MIB}Mi",
+                                    },
+                                    "limits": {
+                                        "cpu": args.cpu_limit,
+                                        "memory": f"{VIDEO_LIMIT_MIB}Mi",
+                                        "ephemeral-storage": f"{LOGS_LIMIT_MIB}Mi",
+                                    },
                                 },
                                 # /healthz reads marker, page and movie from the disk
                                 "startup_probe": {
@@ -207,12 +233,17 @@ class Video(pulumi.ComponentResource):
                                     {"name": CLAIM, "mount_path": "/data"},
                                     {"name": "media", "mount_path": "/media", "read_only": True},
                                     {"name": "tmp", "mount_path": "/tmp"},
+                                    {"name": "hls", "mount_path": "/hls"},
+                                    {"name": "publish", "mount_path": "/run/publish", "read_only": True},
                                 ],
                             }
                         ],
                         "volumes": [
                             {"name": "media", "host_path": {"path": args.media, "type": "Directory"}},
-                            {"name": "tmp", "empty_dir": {"medium": "Memory", "size_limit": "64Mi"}},
+                            {"name": "tmp", "empty_dir": {"medium": "Memory", "size_limit": "16Mi"}},
+                            # live streams; full, their segments are not written, and all else goes on
+                            {"name": "hls", "empty_dir": {"medium": "Memory", "size_limit": "48Mi"}},
+                            {"name": "publish", "secret": {"secret_name": key.metadata["name"]}},
                         ],
                     },
                 },
@@ -237,7 +268,7 @@ class Video(pulumi.ComponentResource):
         self.streams = [
             pulumi.Output.format("rtmp://{0}:{1}/vod2", d.address, rtmp_port + i) for i, d in enumerate(disks)
         ]
-        self.register_outputs({"pages": self.pages, "streams": self.streams})
+        self.register_outputs({"pages": self.pages, "streams": self.streams, "publish_key": self.publish_key})
 
 
 def _ports_by_ordinal(
