@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 
@@ -42,14 +42,14 @@ def cni_config(pod_cidr: IPv4Network, node: int) -> str:
     )
 
 
-def routes(pod_cidr: IPv4Network, nodes: Sequence[IPv4Address], node: int) -> str:
+def routes(pod_cidr: IPv4Network, nodes: Mapping[int, IPv4Address], node: int) -> str:
     """Shell script for node number `node`: routes to the other nodes' pods, and NAT for what leaves the cluster.
 
-    nodes: addresses of all nodes, by number.
+    nodes: number -> address of each node.
     """
     lines = [
         f"ip route replace {pod_subnet(pod_cidr, other)} via {address}"
-        for other, address in enumerate(nodes)
+        for other, address in nodes.items()
         if other != node
     ]
     own = pod_subnet(pod_cidr, node)

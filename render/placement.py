@@ -1,17 +1,15 @@
-"""Where instance i runs and where its disk is: VM, root port, PCI path, socket.
+"""Names and addresses of VMs, root ports and disks. settings/places.py says which VM and port an instance has.
 
 QEMU's arguments, the vhost target's config and the PersistentVolumes all use these functions, so they agree.
 """
 
 from __future__ import annotations
 
+from settings.names import number
+
 # Slots 1 to 7 of bus pcie.0 hold the VM's fixed devices. Each slot from 8 on holds 8 root ports, so 128 end at slot 23.
 FIRST_PORT_SLOT = 8
-
-
-def place(ordinal: int, vms: int) -> tuple[int, int]:
-    """VM number and root port number of instance `ordinal`, with `vms` VMs in all. The VMs take instances in turn."""
-    return ordinal % vms, ordinal // vms
+WATCHDOG_SLOT = 24
 
 
 def unit_name(index: int) -> str:
@@ -33,6 +31,11 @@ def disk_path(port: int) -> str:
     return f"/dev/disk/by-path/pci-0000:{port + 1:02x}:00.0"
 
 
-def mac_address(first: str, vm: int) -> str:
-    """MAC address of VM number `vm`, counted over all hosts, because they share a network. first: that of VM 0."""
-    return f"{first[:-2]}{(int(first[-2:], 16) + vm) % 256:02X}"
+def vm_index(vm: str, host: str) -> int:
+    """Number of `vm` on `host`, from 0: it follows from the two names alone, so no other VM changes it."""
+    return (number(vm) - number(host) - 1) % 99
+
+
+def vm_mac(first: str, vm: str) -> str:
+    """MAC address of `vm`: it follows from the name alone. first: that of worker2, the first VM of most stacks."""
+    return f"{first[:-2]}{(int(first[-2:], 16) + number(vm) - 2) % 256:02X}"

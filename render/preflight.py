@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from render.cpus import roles
+from render.placement import vm_mac
 from settings import budgets
-from settings.models import Settings
+from settings.models import Settings, Ssh
 
 
 def needs(config: Settings, host: str, backend: budgets.Backend) -> dict[str, str]:
@@ -21,20 +23,25 @@ def needs(config: Settings, host: str, backend: budgets.Backend) -> dict[str, st
     }
     if host == "master":
         values["PORTS"] += f" {config.registry.port} 6443 2379 2380 2381 10257 10259"
-    if vms := machines.storage.get(host):
+    if host in machines.storage:
+        vms = machines.storage[host]
         if config.vm.vnc:
             values["PORTS"] += f" {config.vm.vnc_port}"
-        files_mib = config.per_host * config.vhost.disk_mib if config.on_files else 0
-        pages = budgets.hugepages(config, backend)
+        keys = machines.keys if isinstance(machines, Ssh) else {}
+        files_mib = len(config.ordinals(host)) * config.vhost.disk_mib if config.on_files else 0
+        pages = budgets.hugepages(config, backend, host)
         values |= {
             "CPUS": str(budgets.storage_host_cpus(config, backend)),
-            "MEMORY_MIB": str(budgets.storage_host_memory_mib(config, backend)),
+            "MEMORY_MIB": str(budgets.storage_host_memory_mib(config, backend, host)),
             "DISK_MIB": str(4096 + 4096 * len(vms) + files_mib),
-            "HUGEPAGES": " ".join(f"{size}={count}" for size, count in pages.items()),
+            "HUGEPAGES": " ".join(f"{place}={count}" for place, count in pages.items()),
             "ACCEL": config.vm.accel,
-            "VMS": " ".join(str(nodes[vm]) for vm in vms),
+            "AT": keys.get(host, host),
+            "VMS": " ".join(f"{nodes[vm]}={vm_mac(config.vm.mac, vm)}={keys.get(vm, vm)}" for vm in vms),
             "NIC": machines.nic(host),
             "MEDIA_DIR": config.video.media_dir or "",
             "PLAYLISTS": str(config.numinst) if config.video.media_dir else "",
         }
+        if config.cpus.roles:
+            values["ROLES"] = roles(config.cpus)
     return values

@@ -6,9 +6,24 @@ import hashlib
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
-from render.placement import root_port
+from render.placement import WATCHDOG_SLOT, root_port
 from render.text import documents
 from settings.names import RUN, STATE
+
+# What @ACCEL@ in QEMU's arguments stands for, by accelerator.
+ACCEL_ARGS = {
+    "kvm": ["-accel", "kvm", "-cpu", "host"],
+    # a page table's fifth level is one more to walk at each miss
+    "tcg": ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off"],
+}
+
+
+# pcie_ports=compat leaves the interrupt vectors to the disks: see docs/decisions/0012. By the last line a guest boots
+# anew when one CPU stands still for 30 s: the watchdog device does not see that while systemd runs on another CPU.
+KERNEL = (
+    "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 pcie_ports=compat"
+    " watchdog_thresh=15 softlockup_panic=1 panic=1"
+)
 
 
 def qemu_args(
@@ -21,30 +36,34 @@ def qemu_args(
     disk_slots: int,
     vnc: str | None,
     hugepage_size: str = "none",
+    cores: str = "",
 ) -> list[str]:
-    """QEMU's arguments, one word per item. scripts/worker_vm.sh replaces @ACCEL@ with the accelerator's arguments.
+    """QEMU's arguments, one word per item. scripts/worker_vm.sh replaces @ACCEL@ by some of ACCEL_ARGS, and @NUMA@ by
+    the NUMA node of the VM's cores.
 
     vm: the VM's name on its host. tap: the network interface on the host. disk_slots: number of PCIe root ports.
+    cores: of the vCPUs; empty: none of their own.
     The arguments name no vhost disk: the disk agent plugs the disks into the root ports at every start, and
     when N grows.
     """
     folder = f"{STATE}/{vm}"
     hugepages = "" if hugepage_size == "none" else f",hugetlb=on,hugetlbsize={hugepage_size[:2]}"
+    numa = "@NUMA@" if cores else ""
     args = [
         "-machine", "q35,memory-backend=mem,smm=off", "@ACCEL@",
         "-smp", str(vcpus), "-m", str(memory_mib),
         # The vhost-user target maps the guest's memory. The kernel charges a page to the process that touches it first:
         # QEMU touches all pages, else the target would be OOM-killed for its guests' memory. See docs/decisions/0014.
-        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on,prealloc=on{hugepages}",
+        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on,prealloc=on{hugepages}{numa}",
         "-nodefaults", "-no-user-config", "-display", "none",
         "-kernel", f"{folder}/vmlinuz", "-initrd", f"{folder}/initrd",
-        # pcie_ports=compat leaves the interrupt vectors to the disks: see docs/decisions/0012
-        "-append",
-        "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 pcie_ports=compat ds=nocloud",
+        "-append", f"{KERNEL} ds=nocloud",
         "-serial", f"file:{folder}/console.log",
-        # A QMP monitor serves one client at a time. The disk agent keeps the first; shutdown and people use the second.
+        # A QMP monitor serves one client at a time. The disk agent keeps the first; shutdown and people use the second;
+        # the unit's watchdog asks the third, whose name the disk agent does not take for a VM's.
         "-chardev", f"socket,id=qmp,path={RUN}/{vm}.qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=end,path={RUN}/{vm}.end.qmp,server=on,wait=off", "-mon", "chardev=end,mode=control",
+        "-chardev", f"socket,id=alive,path={RUN}/{vm}.alive,server=on,wait=off", "-mon", "chardev=alive,mode=control",
         "-drive", f"file={folder}/root.img,if=none,id=root,format=raw,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=root,addr=0x1,serial=root",
         "-drive", f"file={folder}/containers.img,if=none,id=containers,format=raw,cache=writeback,discard=unmap",
@@ -56,6 +75,9 @@ def qemu_args(
         "-chardev", f"socket,id=media,path={RUN}/{vm}-media.sock",
         "-device", "vhost-user-fs-pci,chardev=media,tag=host0,addr=0x5",
         "-device", "virtio-rng-pci,addr=0x6",
+        # The guest's systemd feeds it: see images/node/watchdog.conf. Its slot is behind the last root port's, so no
+        # disk's PCI path depends on it, and it has no interrupt.
+        "-device", f"i6300esb,addr={WATCHDOG_SLOT:#x}", "-action", "watchdog=reset",
     ]  # fmt: skip
     for i in range(disk_slots):
         multifunction = ",multifunction=on" if i % 8 == 0 else ""
@@ -70,7 +92,11 @@ def qemu_args(
 
 def definition(vm: str, *parts: str) -> str:
     """The name that QEMU carries (-name), which tells its definition: another one after any change of `parts`."""
-    return f"{vm}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:8]}"
+    return f"{vm}-{_digest(chr(0).join(parts))}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def cloud_init_user_data(
@@ -94,9 +120,10 @@ def cloud_init_user_data(
     )
 
 
-def cloud_init_meta_data(*, hostname: str) -> str:
-    """meta-data of cloud-init's NoCloud."""
-    return documents({"instance-id": f"spdk-k8s-{hostname}", "local-hostname": hostname})
+def cloud_init_meta_data(*, hostname: str, network: str) -> str:
+    """meta-data of cloud-init's NoCloud. network: the network-config; cloud-init applies another one only to another
+    instance."""
+    return documents({"instance-id": f"spdk-k8s-{hostname}-{_digest(network)}", "local-hostname": hostname})
 
 
 def cloud_init_network(*, mac: str, address: IPv4Address, prefix: int, gateway: IPv4Address) -> str:

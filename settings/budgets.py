@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from settings.models import HUGEPAGE_MIB, HugepageSize, Settings
+from settings import cores
+from settings.models import HUGEPAGE_MIB, MAX_INSTANCES, Containers, HugepageSize, Settings
 
 Backend = Literal["spdk", "qemu-storage-daemon"]
 
@@ -15,8 +16,13 @@ CONTROL_PLANE_MIB = 1700  # kubeadm's own minimum
 VHOST_OVERHEAD_MIB = 256  # a target without disks
 VHOST_OVERHEAD_MIB_PER_DISK = 8  # SPDK's buffers: see render.vhost.spdk_config
 AGENT_MIB = 128  # the disk agent in the vhost pod
+LARGE_GUEST_MIB = 16384  # up to this size the memory of a dev stack's VM is another without another target
 VM_RESERVED_MIB = 512  # the guest's kernel, kubelet, containerd and CoreDNS
-VIDEO_MIB = 32  # memory request of a video pod
+VIDEO_MIB, VIDEO_LIMIT_MIB = 32, 128  # memory request and limit of a video pod
+
+# Ephemeral storage of a pod in MiB, request and limit. Their root filesystems are read-only: what is left are logs, of
+# which kubelet keeps 5 files of 10 MiB for each container.
+LOGS_MIB, LOGS_LIMIT_MIB = 16, 128
 
 VM_RESERVED_MILLICPU = 200  # CoreDNS, which may run on the VM
 VM_VECTORS = 195  # interrupt vectors that each x86 vCPU has for devices: see docs/decisions/0012
@@ -29,26 +35,50 @@ def whole_pages(mib: int, size: HugepageSize) -> int:
     return -(-mib // page) * page
 
 
-def vhost_memory_mib(config: Settings) -> int:
-    """Memory of a vhost target in MiB.
+def vhost_disks(config: Settings, backend: Backend) -> int:
+    """Number of disks that a vhost target can come to serve, for which it has memory from its start.
 
-    The default has room for a disk in every slot of the target's VMs. It must not depend on numinst: a changed size
-    replaces the pod, and disks in memory are blank after that.
+    It must not depend on numinst or the number of VMs: another size is another pod, and disks in memory are blank after
+    that. Only a limit on ordinary pages is free: so a dev stack's qemu-storage-daemon may serve all that there can be,
+    unless its memory is reserved.
     """
-    return config.vhost.memory_mib or vhost_need_mib(config, config.slots)
+    free = backend == "qemu-storage-daemon" and not reserved(config)
+    return MAX_INSTANCES if free else config.vm.disk_slots
+
+
+def sample_playlists(config: Settings) -> int:
+    """Number of playlists in the image of sample media. A VM that is added changes nothing."""
+    slots = config.vm.disk_slots
+    return slots * -(-config.numinst // slots)
+
+
+def reserved(config: Settings) -> bool:
+    """Whether a node reserves all memory that a vhost target can come to use: on a server, and in a CPU plan."""
+    return bool(config.cpus.target) or not isinstance(config.machines, Containers)
+
+
+def vhost_memory_mib(config: Settings, backend: Backend) -> int:
+    """Memory of a vhost target in MiB."""
+    return config.vhost.memory_mib or vhost_need_mib(config, vhost_disks(config, backend))
 
 
 def vhost_need_mib(config: Settings, disks: int) -> int:
     """Memory in MiB, in whole pages, that a vhost target with `disks` disks needs."""
-    own = VHOST_OVERHEAD_MIB + config.slots * VHOST_OVERHEAD_MIB_PER_DISK
+    own = VHOST_OVERHEAD_MIB + max(disks, config.vm.disk_slots) * VHOST_OVERHEAD_MIB_PER_DISK
     return whole_pages(own + _disks_mib(config, disks), config.vhost.hugepage_size)
 
 
 def vhost_beside_mib(config: Settings) -> int:
     """What is charged to the vhost pod beside the target's memory, MiB: the disk agent, and page tables of the guests'
-    memory, which the target maps once for each disk. That memory itself is charged to QEMU, which touches it first."""
-    page_kib = HUGEPAGE_MIB[config.vm.hugepage_size] * 1024 if config.vm.hugepage_size != "none" else 4
-    return AGENT_MIB + config.slots * -(-config.vm.memory_mib * 8 // (page_kib * 1024))
+    memory, which the target maps once for each disk. That memory itself is charged to QEMU, which touches it first.
+
+    Where it is reserved, it is for the VMs that there are. Else it is only a limit, for any that may come."""
+    guest_mib, disks, page_kib = config.vm.memory_mib, config.vm.disk_slots, 4
+    if not reserved(config):
+        guest_mib, disks = max(guest_mib, LARGE_GUEST_MIB), MAX_INSTANCES
+    elif config.vm.hugepage_size != "none":
+        page_kib = HUGEPAGE_MIB[config.vm.hugepage_size] * 1024
+    return AGENT_MIB + disks * -(-guest_mib * 8 // (page_kib * 1024))
 
 
 def _disks_mib(config: Settings, count: int) -> int:
@@ -63,42 +93,82 @@ def on_hugepages(config: Settings, backend: Backend) -> bool:
 def machine_memory_mib(config: Settings, backend: Backend) -> int:
     """Memory in MiB that one machine needs for the whole dev stack.
 
-    Hugepages are allocated for every slot at once, ordinary pages only for disks that exist.
+    Hugepages are allocated at once for all disks that may come, ordinary pages only for disks that exist.
     """
     at_once = on_hugepages(config, backend)
-    target = vhost_memory_mib(config) if at_once else vhost_need_mib(config, 0)
+    target = vhost_memory_mib(config, backend) if at_once else vhost_need_mib(config, 0)
     disks = 0 if at_once else _disks_mib(config, config.numinst)
     return len(config.machines.storage) * target + disks + len(config.vms) * config.vm.memory_mib + NODES_MIB
 
 
-def storage_host_memory_mib(config: Settings, backend: Backend) -> int:
-    """Memory in MiB that the storage host with the most instances needs."""
-    target = vhost_memory_mib(config) if on_hugepages(config, backend) else vhost_need_mib(config, config.per_host)
-    return target + config.vm.memory_mib * config.vms_per_host + NODE_MIB
+def storage_host_memory_mib(config: Settings, backend: Backend, host: str) -> int:
+    """Memory in MiB that a storage host needs."""
+    at_once = on_hugepages(config, backend)
+    target = vhost_memory_mib(config, backend) if at_once else vhost_need_mib(config, len(config.ordinals(host)))
+    return target + config.vm.memory_mib * len(config.machines.storage[host]) + NODE_MIB
 
 
-def hugepages(config: Settings, backend: Backend) -> dict[str, int]:
-    """Hugepages that the program reserves on a storage host: size ("2Mi", "1Gi") -> number of pages."""
-    wanted: dict[HugepageSize, int] = {config.vm.hugepage_size: config.vm.memory_mib * config.vms_per_host}
+def hugepages(config: Settings, backend: Backend, host: str) -> dict[str, int]:
+    """Hugepages that the program reserves on a storage host: their place -> number of pages.
+
+    place: the size ("2Mi", "1Gi") or, for a part with cores of its own, "SIZE@CORES": on the NUMA node of these cores.
+    """
+    sizes: dict[str, HugepageSize] = {}
+    wanted: dict[str, int] = {}
+
+    def add(size: HugepageSize, at: str, mib: int) -> None:
+        place = f"{size}@{at}" if at else size
+        sizes[place] = size
+        wanted[place] = wanted.get(place, 0) + mib
+
+    for index in range(len(config.machines.storage[host])):
+        add(config.vm.hugepage_size, config.cpus.of_vm(index), config.vm.memory_mib)
     if backend == "spdk":
-        size = config.vhost.hugepage_size
-        wanted[size] = wanted.get(size, 0) + vhost_memory_mib(config)
-    return {size: -(-mib // HUGEPAGE_MIB[size]) for size, mib in wanted.items() if size != "none"}
+        add(config.vhost.hugepage_size, config.cpus.target or "", vhost_memory_mib(config, backend))
+    return {
+        place: -(-mib // HUGEPAGE_MIB[sizes[place]]) for place, mib in wanted.items() if sizes[place] != "none" and mib
+    }
 
 
 def storage_host_cpus(config: Settings, backend: Backend) -> int:
-    """Number of CPUs that a storage host must have: every core that SPDK polls on, and one more."""
-    polled = config.vhost.cores if backend == "spdk" else ()
-    return max(len(polled) + 1, *(core + 1 for core in polled), 1)
+    """Number of CPUs that a storage host must have: every core that SPDK polls on or the plan names, and one more where
+    the plan names none for the system."""
+    taken = config.target_cores if backend == "spdk" else frozenset[int]()
+    taken |= {core for of_role in config.cpus.roles.values() for core in cores.numbers(of_role)}
+    return max(len(taken) + (not config.cpus.system), *(core + 1 for core in taken), 1)
+
+
+def vhost_cpus(config: Settings, backend: Backend) -> tuple[str, str | None]:
+    """CPU request and limit of the vhost pod; None: no limit.
+
+    In a CPU plan both are the target's cores and one for the agent: the quota never stops a reactor, which polls all of
+    its core.
+    """
+    if config.cpus.target:
+        whole = str(len(config.target_cores) + 1)
+        return whole, whole
+    return (str(len(config.target_cores)) if backend == "spdk" else "100m"), None
 
 
 def in_words(config: Settings, backend: Backend) -> str:
-    """The budget of a storage host as one line of text."""
-    vms = "VM" if config.vms_per_host == 1 else f"{config.vms_per_host} VMs, each"
-    pages = [f"{count} hugepages of {size}" for size, count in hugepages(config, backend).items()]
+    """The budgets of the storage hosts as text: a line for each that differs from the others."""
+    same: dict[str, list[str]] = {}
+    for host in config.machines.storage:
+        same.setdefault(_budget(config, backend, host), []).append(host)
+    return "\n".join(f"budget of {' and '.join(hosts)}: {budget}" for budget, hosts in same.items())
+
+
+def _budget(config: Settings, backend: Backend, host: str) -> str:
+    count = len(config.machines.storage[host])
+    vms = "VM" if count == 1 else f"{count} VMs, each" if count else "no VM of"
+    pages = [
+        f"{count} hugepages of {place.replace('@', ' beside cores ')}"
+        for place, count in hugepages(config, backend, host).items()
+    ]
     return (
-        f"budget of worker1: vhost {vhost_memory_mib(config)} MiB for up to {config.slots} disks of"
-        f" {config.vhost.disk_mib} MiB, {vms} {config.vm.memory_mib} MiB; {' and '.join(pages) or 'no hugepages'}"
+        f"vhost up to {vhost_memory_mib(config, backend)} MiB with {vhost_disks(config, backend)}"
+        f" disks of {config.vhost.disk_mib} MiB, {vms} {config.vm.memory_mib} MiB;"
+        f" {' and '.join(pages) or 'no hugepages'}"
     )
 
 
@@ -112,11 +182,13 @@ def choose_backend(config: Settings, *, cpus: int | None, release: bool) -> tupl
         return config.vhost.backend, "it is configured"
     if not (release or config.vhost.source):
         return "qemu-storage-daemon", "SPDK's release cannot be reached and vhost.source names no folder"
-    polled = len(config.vhost.cores)
+    if config.cpus.roles and not config.cpus.target:
+        return "qemu-storage-daemon", "the CPU plan has no cores for SPDK (cpus.target)"
+    polled = len(config.target_cores)
     if cpus is None:
         return "spdk", "its source can be had"
     if cpus < (need := config.vm.vcpus + 1 + polled):
         return "qemu-storage-daemon", f"SPDK polls on a core of its own, and {cpus} CPUs are less than {need}"
-    if cpus <= (last := max(config.vhost.cores, default=0)):
+    if cpus <= (last := max(config.target_cores, default=0)):
         return "qemu-storage-daemon", f"vhost.cpuMask names core {last}, and {cpus} CPUs end at {cpus - 1}"
     return "spdk", f"its source can be had, and of {cpus} CPUs {'one' if polled == 1 else polled} can be spared"

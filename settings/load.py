@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from itertools import takewhile
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from settings import rules, schema
 from settings.models import CONFIG_VERSION, NAMESPACE, Settings
+from settings.qos import BadLimit
 from settings.rules import Problem, put, remove
 
 
@@ -81,13 +81,16 @@ def _explain(item: ErrorDetails) -> Problem:
         return Problem(key, None, f"there is no such key in this version{also}", remove(key))
     if item["type"] == "missing":
         return Problem(key, None, "is required", _mend(place, missing=True))
-    # A structure, or a value where one should be, may hold a private key: do not show it.
-    hidden = "type" not in node or node["type"] == "object" or place[-1] in schema.SECRETS
+    # A structure, a list of them, or a value where one should be, may hold a private key: do not show it.
+    of = schema.resolve(node.get("items", node))
+    hidden = "type" not in of or of["type"] == "object" or place[-1] in schema.SECRETS
     value = item["input"]
     if item["type"] == "union_tag_invalid":
         value, hidden = value["kind"], False
     rule = item["msg"].removeprefix("Value error, ") if item["type"] == "value_error" else schema.rule(node)
-    return Problem(key, HIDDEN if hidden else value, rule, _mend(place))
+    wrong = item.get("ctx", {}).get("error")
+    mend = put(key, wrong.instead) if isinstance(wrong, BadLimit) and wrong.instead else _mend(place)
+    return Problem(key, HIDDEN if hidden else value, rule, mend)
 
 
 HIDDEN = "(hidden)"
@@ -107,6 +110,8 @@ def _mend(place: Place, *, missing: bool = False) -> str:
     # Not for booleans: `pulumi config set KEY true` keeps a text if the old value was text. Removing the key works.
     if isinstance(default, (str, int)) and not isinstance(default, bool):
         return put(key, default)
+    if isinstance(place[-1], int) and "properties" in node:
+        return remove(key)
     if missing or isinstance(place[-1], int) or ("properties" not in node and _required(place)):
         return put(key, next(iter(node.get("examples", ())), "…"))
     return remove(key)
@@ -142,10 +147,15 @@ def _mended(values: dict[str, Any], found: list[ErrorDetails]) -> Settings | Non
     None if a required key is missing.
     """
     for item in found:
-        *outer, last = takewhile(lambda part: isinstance(part, str), _keys(_place(item)))
+        place = list(_keys(_place(item)))
+        while isinstance(place[-1], int):  # a wrong item takes its whole list along
+            place.pop()
+        *outer, last = place
+        if last in ("storage", "vms", "worker1", "worker2"):  # rules would say that they are missing
+            return None
         inside: Any = values
         for part in outer:
-            inside = inside.get(part, {})
+            inside = inside[part] if isinstance(part, int) else inside.get(part, {})
         inside.pop(last, None)
     try:
         return Settings.model_validate(values)

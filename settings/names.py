@@ -6,6 +6,7 @@ VIDEO = "app-vs-p2"
 
 NAMESPACE = "spdk-k8s"  # Kubernetes namespace of both workloads
 AGENT_PORT = 9301  # the disk agent's HTTP server in the vhost pod: GET /started /ready /alive /disks /metrics
+CHANGING = "spdk-k8s/changing"  # annotation of a drained node whose VM is being changed: scripts/drained.sh
 CLAIM = "disk"  # volumeClaimTemplate of the StatefulSet: pod app-vs-p2-0 has the claim disk-app-vs-p2-0
 
 # Folders on the machines.
@@ -16,3 +17,9 @@ MEDIA = "/srv/media"  # the playlists, on a storage host and in its VMs
 # Labels of what the dev stack makes in the Docker engine: `make down` finds it by them where the state is lost.
 STACK_LABEL = "spdk-k8s.stack"
 CHECKOUT_LABEL = "spdk-k8s.checkout"
+
+
+def number(node: str) -> int:
+    """Number of a node: 0 of master, 3 of worker3. What must not change when other nodes come and go follows from it:
+    the node's pod subnet, and a VM's MAC address and unit."""
+    return int(node.removeprefix("worker")) if node.startswith("worker") else 0

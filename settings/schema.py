@@ -13,14 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic.alias_generators import to_camel
-
 from settings import models as definitions
-from settings.models import NAMESPACE, Settings
+from settings.models import NAMESPACE, Model, Settings
+from settings.way import Way
 
 Node = Mapping[str, Any]
 DOCS = Path(__file__).parent.parent / "docs"
 SECRETS = ("privateKey",)
+CHANGES = "x-changes"  # of a key: its way
 
 
 @cache
@@ -28,10 +28,21 @@ def models() -> Node:
     """JSON Schema of the models, without the noise that pydantic adds: titles, null, defaults of whole models."""
     made = Settings.model_json_schema()
     for name, meanings in _meanings().items():
+        if name not in (*made["$defs"], Settings.__name__):  # others have its fields
+            continue
         properties = (made["$defs"].get(name) or made)["properties"]
+        model: type[Model] = getattr(definitions, name)
         for field, meaning in meanings.items():
-            properties[to_camel(field)]["description"] = meaning
+            properties[model.model_fields[field].alias]["description"] = meaning
+        for key, way in _ways(model).items():
+            properties[key][CHANGES] = way.value
     return cast(Node, _plain(made))
+
+
+def _ways(model: type[Model]) -> dict[str, Way]:
+    """Key -> what its change interrupts."""
+    fields = model.model_fields.values()
+    return {str(field.alias): way for field in fields for way in field.metadata if isinstance(way, Way)}
 
 
 def _meanings() -> dict[str, dict[str, str]]:
@@ -41,7 +52,7 @@ def _meanings() -> dict[str, dict[str, str]]:
     """
     found: dict[str, dict[str, str]] = {}
     for model in ast.parse(Path(definitions.__file__).read_text()).body:
-        if not isinstance(model, ast.ClassDef):
+        if not isinstance(model, ast.ClassDef) or model.name == Model.__name__:
             continue
         meanings: dict[str, str] = {}
         for base in model.bases:
@@ -97,7 +108,7 @@ def at(path: Sequence[str | int]) -> Node:
                 else {"type": "string", "enum": list(kinds), "default": next(iter(kinds))}
             )
         else:
-            node = node.get("properties", {}).get(part, {})
+            node = cast(Node, node.get("properties", {}).get(part) or node.get("additionalProperties") or {})
         node = resolve(node)
     return node
 
@@ -123,6 +134,8 @@ def rule(node: Node) -> str:
             return f"must be text like {node['pattern']}" if "pattern" in node else "must be text"
         case "array":
             return "must be a list"
+        case "object" if node.get("additionalProperties"):
+            return f"must be a map: {rule(node['additionalProperties']).removeprefix('must be ')} for each name"
         case _:
             return "must be a map of keys"
 
@@ -133,6 +146,10 @@ def rule(node: Node) -> str:
 def stack_file() -> Node:
     """JSON Schema of a stack's file, Pulumi.*.yaml. Pulumi writes a top-level number as text, and a secret as a map."""
     schema = cast(dict[str, Any], json.loads(json.dumps(models())))
+    for node in (n for model in (schema, *schema["$defs"].values()) for n in model["properties"].values()):
+        if CHANGES in node:  # editors show the description alone
+            words = [node.get("description"), f"A change is {node[CHANGES]}: {Way(node[CHANGES]).meaning}."]
+            node["description"] = " ".join(filter(None, words))
     for definition in schema["$defs"].values():
         for name, node in definition["properties"].items():
             if name in SECRETS:
@@ -141,7 +158,7 @@ def stack_file() -> Node:
     keys = schema["properties"]
     for name, node in keys.items():
         if node.get("type") == "integer":
-            words = {k: node.pop(k) for k in ("default", "description")}
+            words = {k: node.pop(k) for k in ("default", "description", CHANGES)}
             text = {"type": "string", "pattern": "^[1-9][0-9]*$", "patternErrorMessage": rule(node)}
             keys[name] = {**words, "anyOf": [node, text]}
     config = {
@@ -174,7 +191,16 @@ Set a key with `pulumi config set numinst 5`. Add `--path` if its name has a dot
 A preview or `up` checks the whole config before it starts anything. It reports every error at once, each with the \
 command that corrects it. Rules over several keys are in [settings/rules.py](../settings/rules.py). Editors that \
 support YAML schemas complete and check `Pulumi.*.yaml` with [config.schema.json](config.schema.json).
-"""
+
+What a change interrupts while the stack is up, at most:
+
+| change | what happens |
+| --- | --- |
+WAYS
+A change of several keys interrupts what the most severe of them does. A value that does not fit what runs is refused \
+before anything changes: a port that another pod has, another size than that of the disk files, another place for an \
+instance. These rules are in [settings/changes.py](../settings/changes.py).
+""".replace("WAYS\n", "".join(f"| {way.value} | {way.meaning} |\n" for way in Way) + "\n")
 
 
 def page() -> str:
@@ -191,14 +217,17 @@ def page() -> str:
     return "\n".join(sections) + "\n"
 
 
-_TABLE = ["| key | default | value | meaning |", "| --- | --- | --- | --- |"]
+_TABLE = ["| key | default | value | change | meaning |", "| --- | --- | --- | --- | --- |"]
 
 
 def _rows(prefix: str, model: Node) -> Iterator[str]:
     for name, node in model["properties"].items():
         found = resolve(node)
+        items = resolve(found.get("items", {}))
         if "properties" in found:
             yield from _rows(f"{prefix}{name}.", found)
+        elif "properties" in items:
+            yield from _rows(f"{prefix}{name}[].", items)
         else:
             yield _row(prefix + name, found, required=name in model.get("required", ()))
 
@@ -207,7 +236,7 @@ def _row(key: str, node: Node, *, required: bool) -> str:
     value = node.get("default")
     default = "none" if value in (None, "", []) else f"`{value if isinstance(value, str) else json.dumps(value)}`"
     words = rule(node).removeprefix("must be ")
-    cells = (f"`{key}`", "required" if required else default, words, node.get("description", ""))
+    cells = (f"`{key}`", "required" if required else default, words, node.get(CHANGES, ""), node.get("description", ""))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import sys
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -15,12 +17,14 @@ from render.placement import FIRST_PORT_SLOT, disk_path, root_port
 from render.registry import registry_config, registry_hosts
 from render.vhost import Disks, spdk_args, spdk_config, vhost_config
 from render.vm import cloud_init_network, cloud_init_user_data, qemu_args
+from settings.qos import LIMITS
 
 pytestmark = pytest.mark.unit
 
 POD_CIDR = IPv4Network("10.244.0.0/16")
 NODES = [IPv4Address(f"192.0.2.{i}") for i in (11, 12, 13)]
 GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[2]
 
 
 def disks(count: int) -> Disks:
@@ -36,7 +40,7 @@ TEXTS = {
         "https://192.0.2.11:5000", host="192.0.2.11:5000", user="spdk-k8s", password="example", tls=True
     ),
     "cni.conflist": cni_config(POD_CIDR, 1),
-    "routes.sh": routes(POD_CIDR, NODES, 1),
+    "routes.sh": routes(POD_CIDR, dict(enumerate(NODES)), 1),
     "kubeadm-init-container.yaml": kubeadm_init(
         version="1.36.3",
         repository="192.0.2.11:5000",
@@ -102,6 +106,21 @@ def test_the_vms_memory_is_shared_and_on_the_pages_that_are_asked_for(size: str,
     memory = args[args.index("-object") + 1].split(",")
     assert {"size=2048M", "share=on"} < set(memory)
     assert ",".join(word for word in memory if word.startswith("hugetlb")) == options
+
+
+def test_the_disk_agent_reads_the_limits_of_each_disk(tmp_path: Path) -> None:
+    """And an unlimited disk is written as before there were limits: nothing changes in a stack without any."""
+    limits = dict.fromkeys(LIMITS, 7000)
+    text = vhost_config(replace(disks(3), limits={0: {}, 1: limits}))
+    assert [disk.get("limits") for disk in json.loads(text)["disks"]] == [None, limits, None]
+    spec = spec_from_file_location("agents_config", ROOT / "images/vhost/agent/disk_agent/config.py")
+    assert spec
+    assert spec.loader
+    agents = sys.modules["agents_config"] = module_from_spec(spec)
+    spec.loader.exec_module(agents)
+    (tmp_path / "vhost.json").write_text(text)
+    read = agents.load(tmp_path / "vhost.json")
+    assert [disk.limits.set for disk in read.disks.values()] == [{}, limits, {}]
 
 
 def test_the_path_of_a_disk_does_not_depend_on_how_many_there_are() -> None:

@@ -9,14 +9,24 @@ from typing import Any
 import pytest
 import yaml
 
-from settings import schema
+from settings import changes, schema
 from settings.load import ConfigError, load
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs/config.schema.json").read_text())
-NOTES = {"$schema", "$defs", "title", "description", "default", "examples", "patternErrorMessage", "discriminator"}
+NOTES = {
+    "$schema",
+    "$defs",
+    "title",
+    "description",
+    "default",
+    "x-changes",
+    "examples",
+    "patternErrorMessage",
+    "discriminator",
+}
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
 
 
@@ -49,6 +59,10 @@ def wrong(value: Any, node: Any, at: str = "") -> Iterator[str]:
                 fits = True
                 for i, item in enumerate(value if isinstance(value, list) else ()):
                     yield from wrong(item, rule, f"{at}[{i}]")
+            case "additionalProperties" if isinstance(rule, dict):
+                fits = True
+                for key, inside in value.items() if isinstance(value, dict) else ():
+                    yield from wrong(inside, rule, f"{at}.{key}")
             case "properties" | "patternProperties" | "additionalProperties":
                 fits = True
             case _:
@@ -110,6 +124,8 @@ def test_a_stacks_file_is_valid_and_names_its_schema(path: Path) -> None:
         ),
         ({"vhost": {"devices": "/dev/disk/by-id/wwn-0x5000c50000000001"}}, False),
         ({"vhost": {"memoryMib": 2048, "cpuMask": "[0-5]", "blockSize": 512}}, True),
+        ({"machines": {"vmsPerHost": 2, "since": {"worker3": 3}}}, True),
+        ({"machines": {"vmsPerHost": 2, "since": {"worker3": "3"}}}, False),
         ({"vhost": {"blockSize": 1024}}, False),
         ({"vhost": {"files": "disks"}}, False),
         ({"vm": {"vcpus": "2"}}, False),
@@ -148,9 +164,11 @@ def test_a_secret_is_what_pulumi_encrypts() -> None:
 
 def test_every_key_is_on_the_page_with_its_meaning() -> None:
     page = (schema.DOCS / "config.md").read_text()
-    meaning = dict(re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", page, re.MULTILINE))
+    rows = re.findall(r"^\| `(\S+)` \|.*\| (.*) \| (.*) \|$", page, re.MULTILINE)
+    meaning = {key: words for key, _, words in rows}
+    assert {key: way for key, way, _ in rows} == changes.ways()
     for name in ("registry", "cluster", "vhost", "vm", "video"):
-        assert all(f"{name}.{key}" in meaning for key in schema.at([name])["properties"])
+        assert all(f" {name}.{key}" in " " + " ".join(meaning) for key in schema.at([name])["properties"])
     assert "machines.worker1.jumpHost.hostKey" in meaning
     assert not [key for key, words in meaning.items() if not words and not key.endswith(".kind")], "has no docstring"
     tables = page.split("\n\n")

@@ -51,7 +51,11 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
             "127 disks need more interrupt vectors",
             "pulumi config set --path vm.vcpus 3",
         ),
-        ({"numinst": 40}, "must be at least numinst (40)", "pulumi config set --path vm.diskSlots 40"),
+        (
+            {"numinst": 40},
+            "must be at least 40, the instances of the fullest VM",
+            "pulumi config set --path vm.diskSlots 40",
+        ),
         ({"machines": {"kind": "cloud"}}, "spdk-k8s:machines.kind", "--path machines.kind containers"),
         ({"machines": {"subnet": "172.30.97.9/24"}}, "has host bits set", "--path machines.subnet 172.30.97.0/24"),
         ({"machines": {"subnet": "172.30.97.0/29"}}, "/28 or larger", "--path machines.subnet"),
@@ -104,6 +108,41 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
             "must be like 0000:5e:00.0",
             "[0]' 0000:5e:00.0",
         ),
+        ({"vhost": {"qos": {"iops": 0}}}, "vhost.qos.iops = 0: must be a multiple of 1000", "rm --path vhost.qos.iops"),
+        (
+            {"vhost": {"qos": {"iops": -2000}}},
+            "= -2000: must be a multiple of 1000 from 1000",
+            "rm --path vhost.qos.iops",
+        ),
+        ({"vhost": {"qos": {"iops": 1}}}, "vhost.qos.iops = 1: must be", "the nearest: 1000; mend: pulumi config set"),
+        ({"vhost": {"qos": {"iops": 1600}}}, "the nearest: 1000 and 2000", "set --path vhost.qos.iops 2000"),
+        ({"vhost": {"qos": {"iops": 10**9}}}, "no disk is faster", "set --path vhost.qos.iops 10000000"),
+        ({"vhost": {"qos": {"iops": True}}}, "= true: must be a multiple of 1000", "rm --path vhost.qos.iops"),
+        ({"vhost": {"qos": {"mibPerSecond": 1.5}}}, "= 1.5: must be a whole number from 1", "qos.mibPerSecond"),
+        ({"vhost": {"qos": {"readMibPerSecond": "fast"}}}, '= "fast": must be a whole', "vhost.qos.readMibPerSecond"),
+        ({"vhost": {"qos": {"writeIops": 1000}}}, "there is no such key", "rm --path vhost.qos.writeIops"),
+        ({"vhost": {"qos": {"disks": []}}}, "must be a map of ordinals to limits", "rm --path vhost.qos.disks"),
+        (
+            {"vhost": {"qos": {"disks": {"2": {"iops": 2500}}}}},
+            "vhost.qos.disks.2.iops = 2500: must be",
+            "set --path vhost.qos.disks.2.iops 2000",
+        ),
+        (
+            {"vhost": {"qos": {"disks": {"3": {"iops": 2000}}}}},
+            'vhost.qos.disks.3 = {"iops": 2000}: there is no disk 3: numinst is 3, so the disks are 0 to 2',
+            "rm --path vhost.qos.disks.3",
+        ),
+        ({"vhost": {"qos": {"disks": {"02": {}}}}}, "there is no disk 02", "rm --path vhost.qos.disks.02"),
+        (
+            {"vhost": {"qos": {"mibPerSecond": 9, "readMibPerSecond": 5}}},
+            "qemu-storage-daemon cannot keep both",
+            "rm --path vhost.qos.mibPerSecond",
+        ),
+        (
+            {"vhost": {"qos": {"mibPerSecond": 9, "disks": {"0": {"writeMibPerSecond": 5}}}}},
+            "vhost.qos.disks.0.mibPerSecond = 9: a disk has either this limit or",
+            "set --path vhost.qos.disks.0.mibPerSecond none",
+        ),
         ({"vhost": {"cpuMask": "0x0"}}, "must name at least one core", "--path vhost.cpuMask 0x1"),
         ({"vhost": {"cpuMask": "[0-99999]"}}, "must be a mask (0x3f) or a list ([0-5])", "--path vhost.cpuMask 0x1"),
         ({"vhost": {"blockSize": 1024}}, "must be 512 or 4096", "--path vhost.blockSize 4096"),
@@ -131,7 +170,7 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"vm": {"vnc": "5902"}}, "must be a VNC display", "config rm --path vm.vnc"),
         ({"vm": {"vnc": ":543"}}, "its port is 6443: one that a node itself needs", "--path vm.vnc :2"),
         ({"vm": {"vnc": ":60000"}}, "its port is 65900: beyond 65535", "--path vm.vnc :2"),
-        ({"vm": {"vnc": ":2"}, "machines": {"vmsPerHost": 2}}, "each host has several VMs", "rm --path vm.vnc"),
+        ({"vm": {"vnc": ":2"}, "machines": {"vmsPerHost": 2}}, "a host has several VMs", "rm --path vm.vnc"),
         ({"vm": {"memoryMib": 1536, "diskSlots": 64}, "numinst": 64}, "64 pods x 32 MiB", "--path vm.memoryMib 2560"),
         ({"vm": 3}, "spdk-k8s:vm", "must be a map of keys; mend: pulumi config rm vm"),
         ({"machines": 3}, "spdk-k8s:machines", "must be a map of keys; mend: pulumi config rm machines"),
@@ -160,7 +199,37 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
                 "machines": {"storageHosts": 2, "vmsPerHost": 2},
             },
             "2 disks x 128 MiB",  # both instances are on the first host
-            "--path vhost.memoryMib 640",
+            "--path vhost.memoryMib 576",
+        ),
+        (
+            {"numinst": 40, "machines": {"vmsPerHost": 2}, "vm": {"memoryMib": 4096}},
+            "must be at least 40, the instances of the fullest storage host: SPDK has buffers for no more",
+            "--path vm.diskSlots 40",
+        ),
+        (
+            {"machines": {"vmsPerHost": 2, "since": {"worker9": 3}}},
+            "spdk-k8s:machines.since.worker9 = 3: there is no such VM: the VMs are worker2, worker3",
+            "config rm --path machines.since.worker9",
+        ),
+        (
+            {"machines": {"vmsPerHost": 2, "since": {"worker2": 1, "worker3": 3}}},
+            "one VM must be there from the first instance on",
+            "config rm --path machines.since.worker2",
+        ),
+        (
+            {"machines": {"vmsPerHost": 2, "since": {"worker3": 129}}},
+            "spdk-k8s:machines.since.worker3 = 129: must be a whole number from 0 to 128",
+            "config rm --path machines.since.worker3",
+        ),
+        (
+            {"machines": {"vmsPerHost": 2, "since": {"worker3": 33}}, "numinst": 34, "vm": {"memoryMib": 4096}},
+            "must be at least 33, the instances of the fullest VM",
+            "--path vm.diskSlots 40",
+        ),
+        (
+            {"machines": {"since": 3}},
+            "must be a map: a whole number from 0 to 128 for each name",
+            "config rm --path machines.since",
         ),
         (
             {"vhost": {"hugepageSize": "1Gi", "memoryMib": 100}},
@@ -173,6 +242,17 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
 def test_a_broken_rule_names_key_and_remedy(keys: dict[str, object], named: str, remedy: str) -> None:
     found = problems(**keys)
     assert any(named in problem and remedy in problem for problem in found), found
+
+
+def test_an_exception_replaces_single_limits_of_the_default() -> None:
+    exceptions = {"0": {"iops": "none"}, "2": {"iops": 2000, "writeMibPerSecond": 20}}
+    qos = load(vhost={"qos": {"iops": 5000, "readMibPerSecond": 50, "disks": exceptions}}).vhost.qos
+    assert [qos.of(i) for i in range(3)] == [
+        {"readMibPerSecond": 50},
+        {"iops": 5000, "readMibPerSecond": 50},
+        {"iops": 2000, "readMibPerSecond": 50, "writeMibPerSecond": 20},
+    ]
+    assert load().vhost.qos.of(0) == {}
 
 
 def test_all_broken_rules_come_at_once() -> None:
@@ -218,6 +298,10 @@ HOST = {"address": "192.0.2.1", "hostKey": "ssh-ed25519 AAAA", "privateKey": "s3
         {"kind": "ssh", "master": {**HOST, "privatKey": "s3cret"}},
         {"kind": "ssh", "master": [HOST]},
         {"kind": "ssh", "master": "s3cret"},
+        {"kind": "ssh", "storage": HOST},
+        {"kind": "ssh", "storage": ["s3cret"]},
+        {"kind": "ssh", "storage": "s3cret"},
+        {"kind": "ssh", "storage": [{**HOST, "privateKey": ["s3cret"], "vms": HOST}]},
         {"kind": "cloud", "master": HOST},
         {"kind": 3, "master": HOST},
         [HOST],
@@ -237,7 +321,7 @@ def test_other_namespaces_are_left_alone() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 24, 32])
 def test_the_memory_budget_holds_all_disks(count: int) -> None:
     config = load(numinst=count)
-    assert budgets.vhost_memory_mib(config) >= count * config.vhost.disk_mib
+    assert budgets.vhost_memory_mib(config, "spdk") >= count * config.vhost.disk_mib
 
 
 @pytest.mark.parametrize(
@@ -273,11 +357,11 @@ def test_hugepages_are_those_of_target_and_vm_together() -> None:
         vhost={"hugepageSize": "2Mi", "memoryMib": 1024, "diskMib": 64},
         vm={"hugepageSize": "2Mi", "memoryMib": 2048},
     )
-    assert budgets.hugepages(config, "spdk") == {"2Mi": 1536}
-    assert budgets.hugepages(config, "qemu-storage-daemon") == {"2Mi": 1024}
+    assert budgets.hugepages(config, "spdk", "worker1") == {"2Mi": 1536}
+    assert budgets.hugepages(config, "qemu-storage-daemon", "worker1") == {"2Mi": 1024}
     assert "1536 hugepages of 2Mi" in budgets.in_words(config, "spdk")
-    assert budgets.hugepages(load(), "spdk") == {}
-    assert budgets.hugepages(load(vhost={"hugepageSize": "1Gi"}), "spdk") == {"1Gi": 5}
+    assert budgets.hugepages(load(), "spdk", "worker1") == {}
+    assert budgets.hugepages(load(vhost={"hugepageSize": "1Gi"}), "spdk", "worker1") == {"1Gi": 5}
 
 
 def test_the_machines_memory_holds_all_targets_and_vms() -> None:
