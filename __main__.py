@@ -20,6 +20,7 @@ from components.storage_host import Shared, storage_host
 from components.video import Video, VideoArgs
 from render.preflight import needs
 from settings import budgets
+from settings.changes import exported
 from settings.load import ConfigError, load
 from settings.models import Containers
 from settings.names import MEDIA, NAMESPACE, VHOST, VIDEO
@@ -39,8 +40,7 @@ pulumi.info(f"vhost backend: {backend}, because {reason}")
 pulumi.info(budgets.in_words(config, backend))
 
 debian = f"debian:{PINS['DEBIAN']}-slim"
-engine = docker.Provider("engine")
-on_engine = pulumi.ResourceOptions(providers=[engine])
+on_engine = pulumi.ResourceOptions(providers=[docker.Provider("engine")])
 
 # The machines: `dev` creates containers, `lab` uses existing servers. Both give hosts.
 machines = (
@@ -48,12 +48,13 @@ machines = (
         "dev",
         DevMachinesArgs(
             subnet=where.subnet,
-            gateway=where.gateway,
+            gateway=where.subnet[1],
             containers={name: where.addresses[name] for name in ("master", *where.storage)},
-            guests=config.vms,
+            keys=where.all_names,
             base_image=debian,
             memory_mib=budgets.machine_memory_mib(config, backend),
             holding=config.holding,
+            cpus=config.cpus,
             kvm=config.vm.accel == "kvm",
         ),
         on_engine,
@@ -78,8 +79,8 @@ guest_image = images.build("guest", "node", {"BASE": debian}, target="guest")
 source = images.spdk_source(config.vhost.source, debian) if backend == "spdk" else None
 vhost_image = images.build(VHOST, "vhost", {"BASE": debian}, target=backend, source=source)
 video_image = images.build(VIDEO, "video", {"BASE": debian})
-samples = str(config.vm.disk_slots * len(config.vms))
-media_image = None if config.video.media_dir else images.build("media", "media", {"BASE": debian, "COUNT": samples})
+media = {"BASE": debian, "COUNT": str(budgets.sample_playlists(config))}
+media_image = None if config.video.media_dir else images.build("media", "media", media)
 
 # The Kubernetes cluster, with its control plane on master.
 cluster = Cluster(
@@ -130,15 +131,15 @@ video = Video(
     ),
     cluster.contents,
 )
-
 for host in storage:
     host.released(video.running)
 
+pulumi.export("config", exported(config))
 pulumi.export("numinst", config.numinst)
 pulumi.export("kubeconfig", pulumi.Output.secret(cluster.kubeconfig))
 pulumi.export("registry", registry.address)
 pulumi.export("vhost", {"backend": backend, "reason": reason})
-pulumi.export("accel", pulumi.Output.unsecret(storage[0].vms[config.vms[0]].accel))
+pulumi.export("accel", pulumi.Output.unsecret(next(vm for host in storage for vm in host.vms.values()).accel))
 pulumi.export("nodes", {name: str(address) for name, address in where.addresses.items()})
 pulumi.export("vms", config.vms)
 pulumi.export("targets", {host.target: sorted(host.disks) for host in storage})
@@ -146,3 +147,4 @@ pulumi.export("disks", [{"node": disks[i].node, "path": disks[i].path} for i in 
 pulumi.export("sshKey", machines.keys.key("client", "private"))
 pulumi.export("pages", video.pages)
 pulumi.export("streams", video.streams)
+pulumi.export("publishKey", video.publish_key)

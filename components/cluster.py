@@ -10,10 +10,13 @@ from ipaddress import IPv4Address, IPv4Network
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components.hosts import Host
+from components.hosts import SCRIPTS, Host
 from components.images import ROOT, Images
 from render.cni import cni_config, routes
+from render.cpus import cpu_plan, pinned, roles
 from render.kubeadm import kubeadm_init, kubeadm_join
+from settings.models import Cpus
+from settings.names import number
 
 PACKAGES = " ".join((ROOT / "node" / "packages-node").read_text().split())
 
@@ -42,7 +45,7 @@ class ClusterArgs:
     master: Host
     """Where the control plane runs."""
     nodes: Mapping[str, IPv4Address]
-    """Name -> address of every future node, master first. A node's position here fixes its pod subnet."""
+    """Name -> address of every future node. The number in a node's name fixes its pod subnet."""
     versions: Versions
     images: Images
     """Builds and pushes the images of the nodes and of the control plane."""
@@ -57,9 +60,9 @@ class ClusterArgs:
 class Cluster(pulumi.ComponentResource):
     """A control plane. `prepare` and `join` make other hosts its nodes.
 
-    kubeconfig: the admin's, a secret. provider: pulumi-kubernetes for this cluster. contents: resource options for
-    everything that runs in the cluster. control_plane: depend on it for an API server that answers.
-    bundle, pause: image references by digest. kube_proxy: image reference by tag.
+    master: the control plane's machine. kubeconfig: the admin's, a secret. provider: pulumi-kubernetes for this
+    cluster. contents: resource options for everything that runs in the cluster. control_plane: depend on it for an API
+    server that answers. bundle, pause: image references by digest. kube_proxy: image reference by tag.
 
     ```python
     from ipaddress import IPv4Address, IPv4Network
@@ -100,6 +103,7 @@ class Cluster(pulumi.ComponentResource):
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Cluster", name, None, opts)
         self._name, self._args = name, args
+        self.master = args.master
         self._reserved: list[pulumi.Resource] = []
         master, images, versions = args.master, args.images, args.versions
 
@@ -161,6 +165,8 @@ class Cluster(pulumi.ComponentResource):
         host: Host,
         *,
         hugepages: Mapping[str, int] | None = None,
+        cpus: Cpus | None = None,
+        vms: Sequence[str] = (),
         bdev: str = "",
         devices: Sequence[str] = (),
         disk_mib: int = 0,
@@ -168,7 +174,8 @@ class Cluster(pulumi.ComponentResource):
     ) -> pulumi.Resource:
         """Install everything that `host` needs before kubeadm runs there. Returns the resource to depend on.
 
-        hugepages: size ("2Mi", "1Gi") -> number of pages to reserve.
+        hugepages: place -> number of pages to reserve: budgets.hugepages.
+        cpus: the host's CPU plan. vms: names, on the host, of the VMs that it is to run, in order.
         devices: of bdev "aio" block devices, of "nvme" PCI addresses; each must hold `disk_mib` MiB.
         sync: kubelet's sync period: how soon a pod sees a changed ConfigMap.
         """
@@ -186,11 +193,19 @@ class Cluster(pulumi.ComponentResource):
             )
             self._reserved = [reserved]
             taken.append(reserved)
+        cpus = cpus or Cpus()
+        if cpus.roles:
+            values = {
+                "PLAN": cpu_plan(cpus, vms),
+                "ROLES": roles(cpus),
+                "VMS": " ".join(pinned(cpus, vms)),
+                "CPUS_SCRIPT": (SCRIPTS / "host" / "cpus").read_text(),
+            }
+            taken.append(host.run(f"{self._name}-{host.name}-cpus", "cpus", values, parent=self))
         if devices:
             values = {"BDEV": bdev, "DEVICES": " ".join(devices), "MIB": str(disk_mib)}
             taken.append(host.run(f"{self._name}-{host.name}-devices", "devices", values, parent=self, undo="always"))
         nodes = self._args.nodes
-        number = list(nodes).index(host.name)
         return host.run(
             f"{self._name}-{host.name}-node",
             "node",
@@ -199,19 +214,25 @@ class Cluster(pulumi.ComponentResource):
                 "BUNDLE": self.bundle,
                 "PAUSE": self.pause,
                 "PACKAGES": PACKAGES,
-                "CNI_CONFIG": cni_config(self._args.pod_cidr, number),
-                "ROUTES": routes(self._args.pod_cidr, list(nodes.values()), number),
+                "CNI_CONFIG": cni_config(self._args.pod_cidr, number(host.name)),
+                "ROUTES": routes(
+                    self._args.pod_cidr,
+                    {number(node): address for node, address in nodes.items()},
+                    number(host.name),
+                ),
                 "NODE_IP": str(nodes[host.name]),
                 "SYNC": sync,
+                **({"RESERVED_CPUS": cpus.no_pods} if cpus.no_pods else {}),
             },
             parent=self,
             depends_on=taken,
         )
 
-    def join(self, host: Host, prepared: pulumi.Resource) -> pulumi.Resource:
+    def join(self, host: Host, prepared: pulumi.Resource, *, definition: str = "") -> pulumi.Resource:
         """Make `host` a node with the label type1=NAME. The returned resource is complete when the node is Ready.
 
-        prepared: the result of `prepare`.
+        prepared: the result of `prepare`. definition: of a VM. When another one has booted, the node takes pods again,
+        and those that it was drained of are waited for.
         """
         joined = host.run(
             f"{self._name}-{host.name}-join",
@@ -234,8 +255,13 @@ class Cluster(pulumi.ComponentResource):
         return self._args.master.run(
             f"{self._name}-{host.name}-ready",
             "node_ready",
-            {"NODE": host.name, "LABELS": f"type1={host.name} node-role.kubernetes.io/worker="},
+            {
+                "NODE": host.name,
+                "LABELS": f"type1={host.name} node-role.kubernetes.io/worker=",
+                **({"DEFINITION": definition} if definition else {}),
+            },
             parent=self,
+            timeout=2400,
             undo="never",
             depends_on=[joined],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components.hosts import STEP, Host, Keys, here
-from components.images import content_tag, recipe
+from components.hosts import SCRIPTS, STEP, Host, Keys, here
+from components.images import builds_through_proxy, content_tag, recipe
+from render.cpus import roles
+from settings.models import Cpus
 from settings.names import CHECKOUT_LABEL, STACK_LABEL
 
 # Docker cannot change labels: what an earlier checkout made would be replaced.
@@ -27,12 +29,15 @@ class DevMachinesArgs:
     """Name -> address of each machine."""
     base_image: str
     """Debian image from which the machines' image is built."""
-    guests: Sequence[str] = ()
-    """Names of the VMs that will run on the machines. This component makes their host keys too."""
+    keys: Sequence[str] = ()
+    """Names of further machines to make host keys for: all that may come, because other names would leave the keys of
+    all machines unknown until `up`, and a preview could not tell that nothing else changes."""
     memory_mib: int = 0
     """Memory in MiB that the whole stack needs. The preflight fails if this machine has less."""
     holding: Collection[str] = ()
     """Names of the machines whose volume holds disk files. The volume is protected: see `Settings.holding`."""
+    cpus: Cpus = field(default_factory=Cpus)
+    """The CPU plan of the storage host. The preflight fails if it does not fit this machine."""
     kvm: bool = False
     """Whether the VMs require KVM. The preflight fails if this machine has no /dev/kvm."""
 
@@ -68,15 +73,16 @@ class DevMachines(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         labels = {STACK_LABEL: pulumi.get_stack(), CHECKOUT_LABEL: str(Path(__file__).resolve().parents[1])}
 
+        plan = {"ROLES": roles(args.cpus), "LIB": (SCRIPTS / "lib.sh").read_text()} if args.cpus.roles else {}
         preflight = local.Command(
             f"{name}-preflight",
             create=f"{STEP} {args.subnet} {project} {args.memory_mib}{' kvm' * args.kvm}",
-            environment=here("preflight_local"),
+            environment={**here("preflight_local"), **plan},
             logging=local.Logging.STDERR,
             add_previous_output_in_env=False,
             opts=child,
         )
-        self.keys = Keys(name, [*args.containers, *args.guests], parent=self, depends_on=[preflight])
+        self.keys = Keys(name, dict.fromkeys([*args.keys, *args.containers]), parent=self, depends_on=[preflight])
 
         tag = content_tag("node", args.base_image, "machine")
         image = docker.Image(
@@ -84,7 +90,7 @@ class DevMachines(pulumi.ComponentResource):
             image_name=f"spdk-k8s/machine:{tag}",
             build=recipe("node", {"BASE": args.base_image}, "machine"),
             skip_push=True,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[preflight], hooks=builds_through_proxy()),
         )
         # the kernel settings, saved before a machine changes them and restored by its delete
         kernel = local.Command(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
 from components.hosts import STEP, here
+from settings import proxy
 from settings.pins import PINS
 
 ROOT = Path(__file__).parent.parent / "images"
@@ -34,6 +38,29 @@ def recipe(folder: str, args: Mapping[str, str], target: str | None = None) -> d
     return docker.DockerBuildArgs(
         context=context, dockerfile=f"{context}/Dockerfile", target=target, platform="linux/amd64", args=dict(args)
     )
+
+
+def builds_through_proxy() -> pulumi.ResourceHookBinding | None:
+    """Hooks of an image's resource that build it ahead with the user's proxy, where there is one.
+
+    The provider gives a build its build arguments only, and keeps them in the state: a proxy among them would change
+    every image whenever the user comes to another network. BuildKit does not count a proxy when it looks a layer up, so
+    the provider's own build, without, finds each layer.
+    """
+    if not proxy.for_builds(os.environ):
+        return None
+
+    async def build_ahead(args: pulumi.ResourceHookArgs) -> None:
+        build: Mapping[str, Any] = (args.new_inputs or {})["build"]
+        command = ["bash", ROOT.parent / "setup/build-ahead", Path(build["context"]).name, build.get("target") or ""]
+        running = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await running.communicate(json.dumps(build["args"]).encode())
+        if running.returncode:  # the provider's own build follows, and fails or not
+            pulumi.log.warn(f"the build of {args.name} with the proxy failed: {said.decode(errors='replace')[-2000:]}")
+
+    return pulumi.ResourceHookBinding(before_create=[build_ahead], before_update=[build_ahead])
 
 
 def tree_digest(root: Path, *more: str, without: str = "", ignored: Collection[str] = (), modes: bool = False) -> str:
@@ -86,7 +113,7 @@ class Images(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ImagesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("spdk-k8s:index:Images", name, None, opts)
-        self._name, self._args = name, args
+        self._name, self._args, self._through_proxy = name, args, builds_through_proxy()
         self.register_outputs({"registry": args.registry})
 
     def build(
@@ -113,7 +140,12 @@ class Images(pulumi.ComponentResource):
             image_name=pulumi.Output.concat(self._args.registry, f"/{name}:{tag}"),
             build=recipe(folder, args, target),
             registry=self._args.login,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=after, replace_with=list(self._args.ready)),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=after,
+                replace_with=list(self._args.ready),
+                hooks=self._through_proxy,
+            ),
         )
         return image.repo_digest
 
@@ -137,6 +169,6 @@ class Images(pulumi.ComponentResource):
             image_name=name,
             build=recipe("spdk-source", args),
             skip_push=True,
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, hooks=self._through_proxy),
         )
         return Source(name, image)

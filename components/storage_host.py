@@ -12,10 +12,10 @@ from components.hosts import Host, Keys
 from components.vhost import Vhost, VhostArgs
 from components.video import Disk
 from components.worker_vm import WorkerVm, WorkerVmArgs
-from render.placement import disk_path, mac_address, place
+from render.placement import disk_path, unit_name, vm_index, vm_mac
 from render.vhost import Disks, vhost_config
 from settings import budgets
-from settings.models import Settings, Ssh
+from settings.models import Settings
 from settings.names import MEDIA, VHOST
 
 
@@ -68,28 +68,34 @@ def storage_host(host: Host, shared: Shared) -> StorageHost:
     The VMs boot while the host joins the cluster. The disk agent in the vhost pod plugs in their disks.
     """
     config, cluster = shared.config, shared.cluster
-    first = host.name == next(iter(config.machines.storage))
+    first = host.name == "worker1"  # whose target has the original's names
+    devices = config.devices(host.name)
     target = VHOST if first else f"{VHOST}-{host.name}"
     prepared = cluster.prepare(
         host,
-        hugepages=budgets.hugepages(config, shared.backend),
+        hugepages=budgets.hugepages(config, shared.backend, host.name),
+        cpus=config.cpus,
+        vms=[unit_name(vm_index(vm, host.name)) for vm in config.machines.storage[host.name]],
         bdev=config.vhost.bdev,
-        devices=config.vhost.devices,
+        devices=devices,
         disk_mib=config.vhost.disk_mib,
         sync="2s",  # the target reads the list of its disks from a ConfigMap
     )
     vms = {name: _worker_vm(name, host, target, prepared, shared) for name in config.machines.storage[host.name]}
     ports = {name: _ports(config, name) for name in vms}
+    cpu_request, cpu_limit = budgets.vhost_cpus(config, shared.backend)
+    ordinals = config.ordinals(host.name)
     disks = Disks(
-        ordinals=sorted(ordinal for of_vm in ports.values() for ordinal in of_vm),
-        slots=config.slots,
+        ordinals=ordinals,
+        slots=budgets.vhost_disks(config, shared.backend),
         mib=config.vhost.disk_mib,
         block_size=config.vhost.block_size,
         queues=config.vm.queues,
         bdev=config.vhost.bdev,
-        devices=config.vhost.devices,
+        devices=devices,
         places={ordinal: (vms[name].unit, port) for name in vms for ordinal, port in ports[name].items()},
         vms={vm.unit: vm.definition for vm in vms.values()},
+        limits={ordinal: config.vhost.qos.of(ordinal) for ordinal in ordinals},
     )
     vhost = Vhost(
         "vhost" if first else f"vhost-{host.name}",
@@ -100,12 +106,13 @@ def storage_host(host: Host, shared: Shared) -> StorageHost:
             backend=shared.backend,
             host=host,
             disks=disks,
-            memory_mib=budgets.vhost_memory_mib(config),
+            memory_mib=budgets.vhost_memory_mib(config, shared.backend),
             overhead_mib=budgets.vhost_beside_mib(config),
-            guaranteed=isinstance(config.machines, Ssh),
+            guaranteed=budgets.reserved(config),
             files=config.vhost.files,
-            cpu_mask=config.vhost.cpu_mask,
-            cores=len(config.vhost.cores),
+            cpu_mask=config.target_mask,
+            cpu_request=cpu_request,
+            cpu_limit=cpu_limit,
             hugepage_size=config.vhost.hugepage_size,
             after=[cluster.join(host, prepared)],
         ),
@@ -129,8 +136,7 @@ def storage_host(host: Host, shared: Shared) -> StorageHost:
 
 def _ports(config: Settings, vm: str) -> dict[int, int]:
     """Ordinal of each instance on VM `vm` -> number of its root port."""
-    places = {ordinal: place(ordinal, len(config.vms)) for ordinal in range(config.numinst)}
-    return {ordinal: port for ordinal, (number, port) in places.items() if config.vms[number] == vm}
+    return {ordinal: port for ordinal, (name, port) in enumerate(config.places) if name == vm}
 
 
 def _worker_vm(name: str, host: Host, target: str, prepared: pulumi.Resource, shared: Shared) -> WorkerVm:
@@ -140,12 +146,12 @@ def _worker_vm(name: str, host: Host, target: str, prepared: pulumi.Resource, sh
         name,
         WorkerVmArgs(
             host=host,
-            index=machines.storage[host.name].index(name),
+            index=vm_index(name, host.name),
             nic=machines.nic(host.name),
             address=machines.addresses[name],
             prefix=machines.prefix,
-            gateway=machines.gateway,
-            nameservers=machines.nameservers(host.name),
+            gateway=machines.gateway(name),
+            nameservers=machines.nameservers(name),
             authorized_key=keys.key("client", "public"),
             host_private=keys.key(name, "private"),
             host_public=keys.key(name, "public"),
@@ -158,9 +164,12 @@ def _worker_vm(name: str, host: Host, target: str, prepared: pulumi.Resource, sh
             vcpus=config.vm.vcpus,
             memory_mib=config.vm.memory_mib,
             hugepage_size=config.vm.hugepage_size,
+            cores=config.cpus.of_vm(machines.storage[host.name].index(name)),
+            emulator=config.cpus.emulator or "",
             accel=config.vm.accel,
-            mac=mac_address(config.vm.mac, config.vms.index(name)),
+            mac=vm_mac(config.vm.mac, name),
             disk_slots=config.vm.disk_slots,
+            master=cluster.master,
             target=target,
             vnc=config.vm.vnc,
             after=[prepared],
@@ -177,4 +186,4 @@ def _join(name: str, vm: WorkerVm, host: Host, shared: Shared) -> pulumi.Resourc
         deleted_with=host.deleted_with or vm.running,
         after=[vm.answers],
     )
-    return shared.cluster.join(guest, shared.cluster.prepare(guest))
+    return shared.cluster.join(guest, shared.cluster.prepare(guest), definition=vm.definition)

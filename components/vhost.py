@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,9 +10,11 @@ from typing import Literal
 import pulumi
 import pulumi_kubernetes as kubernetes
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeArgsDict, VolumeMountArgsDict
+from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 
 from components.hosts import Host
 from render.vhost import BDEV_FOLDER, Disks, spdk_args, spdk_config, vhost_config
+from settings.budgets import AGENT_MIB, LOGS_LIMIT_MIB, LOGS_MIB
 from settings.names import AGENT_PORT, RUN, STATE
 
 
@@ -31,13 +34,16 @@ class VhostArgs:
     overhead_mib: int = 128
     """Memory in MiB that the pod needs beside that: for the agent, and for the page tables of the guests' memory."""
     guaranteed: bool = False
-    """True: the node reserves all of the pod's memory. False: only what it needs when it starts."""
+    """True: the node reserves all of the pod's memory. False: only what it needs when it starts. With a CPU limit as
+    well, the pod is of the QoS class Guaranteed."""
     files: str = f"{STATE}/disks"
     """Folder on the host with the disk files of bdev aio."""
     cpu_mask: str = "0x1"
     """CPU cores that SPDK polls on, as SPDK writes them: 0x3f or [0-5]."""
-    cores: int = 1
-    """Number of cores in `cpu_mask`: the pod's CPU request."""
+    cpu_request: str = "1"
+    """CPU request of the pod: for SPDK at least the number of cores in `cpu_mask`."""
+    cpu_limit: str | None = None
+    """CPU limit of the pod, its request or more. None: no limit."""
     hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
     """Hugepages for SPDK's memory, which Cluster.prepare has reserved."""
     after: Sequence[pulumi.Resource] = ()
@@ -88,10 +94,12 @@ class Vhost(pulumi.ComponentResource):
         spdk = args.backend == "spdk"
         hugepages = spdk and args.hugepage_size != "none"
         config = {"vhost.json": vhost_config(disks)}
-        # a change of the kind makes the pod anew: no running target can follow it
+        # what no running target can follow is in the pod's template, so that a change makes the pod anew
         command = ["--kind", disks.kind]
+        metadata: ObjectMetaArgsDict = {"labels": {"app": pod}}
         if spdk:
             config["spdk.json"] = spdk_config(disks.slots)
+            metadata["annotations"] = {"spdk-k8s/start": hashlib.sha256(config["spdk.json"].encode()).hexdigest()[:12]}
             arguments = spdk_args(
                 memory_mib=args.memory_mib, cpu_mask=args.cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
             )
@@ -103,7 +111,6 @@ class Vhost(pulumi.ComponentResource):
             # A running target serves a changed list at once, so the host must have checked new devices before.
             opts=pulumi.ResourceOptions(parent=self, depends_on=args.after),
         )
-        labels = {"app": pod}
         volumes: list[VolumeArgsDict] = [
             {"name": "config", "config_map": {"name": config_map.metadata["name"]}},
             {"name": "sockets", "host_path": {"path": RUN, "type": "DirectoryOrCreate"}},
@@ -121,7 +128,7 @@ class Vhost(pulumi.ComponentResource):
         if spdk:  # the pod's own: SPDK locks its cores there, and reads its start-up file through a socket there
             mounts.append({"name": "run", "mount_path": "/var/tmp", "sub_path": "tmp"})
         memory = args.overhead_mib + (512 if hugepages else args.memory_mib)
-        limits = {"memory": f"{memory}Mi"}
+        limits = {"memory": f"{memory}Mi", "ephemeral-storage": f"{LOGS_LIMIT_MIB}Mi"}
         if hugepages:
             limits[f"hugepages-{args.hugepage_size}"] = f"{args.memory_mib}Mi"
             volumes.append({"name": "hugepages", "empty_dir": {"medium": f"HugePages-{args.hugepage_size}"}})
@@ -129,9 +136,11 @@ class Vhost(pulumi.ComponentResource):
         if disks.devices:
             volumes.append({"name": "devices", "host_path": {"path": "/dev"}})
             mounts.append({"name": "devices", "mount_path": "/dev"})
-        requests = {**limits, "cpu": str(args.cores) if spdk else "100m"}
+        requests = {**limits, "cpu": args.cpu_request, "ephemeral-storage": f"{LOGS_MIB}Mi"}
+        if args.cpu_limit:
+            limits["cpu"] = args.cpu_limit
         if not args.guaranteed:
-            requests["memory"] = "128Mi"
+            requests["memory"] = f"{AGENT_MIB}Mi"
 
         container: ContainerArgsDict = {
             "name": "vhost",
@@ -160,9 +169,9 @@ class Vhost(pulumi.ComponentResource):
                 "replicas": 1,
                 # two targets cannot share the sockets
                 "strategy": {"type": "Recreate"},
-                "selector": {"match_labels": labels},
+                "selector": {"match_labels": {"app": pod}},
                 "template": {
-                    "metadata": {"labels": labels},
+                    "metadata": metadata,
                     "spec": {
                         "node_selector": {"type1": args.host.name},
                         "automount_service_account_token": False,

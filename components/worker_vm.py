@@ -12,7 +12,14 @@ import pulumi
 
 from components.hosts import SCRIPTS, Host
 from render.placement import unit_name
-from render.vm import cloud_init_meta_data, cloud_init_network, cloud_init_user_data, definition, qemu_args
+from render.vm import (
+    ACCEL_ARGS,
+    cloud_init_meta_data,
+    cloud_init_network,
+    cloud_init_user_data,
+    definition,
+    qemu_args,
+)
 from settings.names import MEDIA, VHOST
 
 
@@ -54,10 +61,16 @@ class WorkerVmArgs:
     """Memory of the VM in MiB."""
     hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
     """Hugepages for the VM's memory, which Cluster.prepare has reserved."""
+    cores: str = ""
+    """CPU cores of the vCPUs, such as 12-23, which Cluster.prepare has planned. Empty: none of their own."""
+    emulator: str = ""
+    """CPU cores of QEMU's own threads. Empty: those of the system."""
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     mac: str = "DE:AD:BE:EF:01:41"
     disk_slots: int = 32
     """Number of PCIe root ports for vhost disks."""
+    master: Host | None = None
+    """The control plane's machine, which drains the VM's node before the VM boots anew. None: the VM is no node."""
     target: str = VHOST
     """Deployment of the vhost target that serves the VM's disks. Error messages name it."""
     vnc: str | None = None
@@ -69,6 +82,9 @@ class WorkerVmArgs:
 class WorkerVm(pulumi.ComponentResource):
     """A QEMU guest as a systemd unit, on the host's own network. The host's disk agent plugs in its vhost disks, and
     `plugged` and `released` wait for that.
+
+    Another definition (CPUs, memory, root ports, …) takes effect at once: `NODE-drained` drains the VM's node, one VM
+    after the other, and the guest boots anew; Cluster.join gives the node back to its pods.
 
     unit: the VM's name on its host. definition: the name that QEMU has when it runs with this definition.
     running: depend on it for a VM whose boot has begun. answers: depend on it for a VM that answers SSH.
@@ -132,8 +148,14 @@ class WorkerVm(pulumi.ComponentResource):
             disk_slots=args.disk_slots,
             vnc=args.vnc,
             hugepage_size=args.hugepage_size,
+            cores=args.cores,
         )
-        self.definition = definition(self.unit, args.accel, args.media_dir, *qemu)
+        # the slice of the unit and the NUMA node of the memory stay as they are until QEMU starts anew
+        planned = [f"cores {args.cores} {args.emulator}"] if args.cores or args.emulator else []
+        accel_args = {name: "\n".join(words) for name, words in ACCEL_ARGS.items()}
+        self.definition = definition(self.unit, args.accel, args.media_dir, *qemu, *accel_args.values(), *planned)
+        drained = [self._drained(args.master)] if args.master else []
+        network = cloud_init_network(mac=args.mac, address=args.address, prefix=args.prefix, gateway=args.gateway)
         self.running = args.host.run(
             f"{name}-vm",
             "worker_vm",
@@ -147,32 +169,45 @@ class WorkerVm(pulumi.ComponentResource):
                 "DISK_GIB": "8",
                 "ACCEL": args.accel,
                 "VM": self.unit,
+                "DEFINITION": self.definition,
                 "QEMU_ARGS": "\n".join([*qemu, "-name", self.definition]),
+                "KVM_ARGS": accel_args["kvm"],
+                "TCG_ARGS": accel_args["tcg"],
                 "USER_DATA": pulumi.Output.secret(user_data),
-                "META_DATA": cloud_init_meta_data(hostname=name),
-                "NETWORK_CONFIG": cloud_init_network(
-                    mac=args.mac, address=args.address, prefix=args.prefix, gateway=args.gateway
-                ),
+                "META_DATA": cloud_init_meta_data(hostname=name, network=network),
+                "NETWORK_CONFIG": network,
                 "BRIDGE": "br-spdk-k8s",
                 "TAP": tap,
                 "MAC": args.mac,
                 "NIC": args.nic,
+                **({"CORES": args.cores} if args.cores else {}),
                 "HOST_ADDRESS": args.host.address,
                 "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
+                "ALIVE_SCRIPT": (SCRIPTS / "host" / "alive").read_text(),
             },
             parent=self,
-            depends_on=args.after,
+            depends_on=[*args.after, *drained],
         )
         self.answers = args.host.run(
             f"{name}-answers",
             "vm_answers",
-            {"ADDRESS": str(args.address), "VM": self.unit},
+            {"ADDRESS": str(args.address), "VM": self.unit, "DEFINITION": self.definition},
             parent=self,
             undo="never",
             depends_on=[self.running],
         )
         self.accel = self.running.stdout
         self.register_outputs({"address": str(args.address), "accel": self.accel})
+
+    def _drained(self, master: Host) -> pulumi.Resource:
+        return master.run(
+            f"{self._name}-drained",
+            "drained",
+            {"NODE": self._name, "DEFINITION": self.definition},
+            parent=self,
+            timeout=4200,  # other VMs may come first
+            undo="never",
+        )
 
     def plugged(self, ordinals: Sequence[int], *, config: str, vhost: pulumi.Resource) -> pulumi.Resource:
         """Wait until the VM has these disks, as `config` (vhost.json) lists them. A message names the missing ones."""

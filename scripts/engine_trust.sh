@@ -11,9 +11,6 @@ if [ "$action" = down ]; then
   exit
 fi
 ca=$(cat)
-if [ -z "$ca" ]; then
-  echo "registry.tls is off: the Docker engine must list $2 under insecure-registries" >&2
-  exit
-fi
+[ -n "$ca" ] || exit 0 # operate/engine.py has asked whether the engine will do without
 root install -d -m 0755 "$dir"
 printf '%s\n' "$ca" | root install -m 0644 /dev/stdin "$dir/ca.crt"

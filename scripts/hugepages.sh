@@ -1,14 +1,14 @@
 # shellcheck shell=bash
 # Reserves hugepages for the vhost target and the VM, before kubelet starts, which counts them at its start. A server's
 # idle pages are taken first and the rest is added; only what was added is given back.
-# in: HUGEPAGES ("SIZE=COUNT …", SIZE 2Mi or 1Gi)
-kept=$STATE/hugepages       # a line "SIZE HAD ADDED OTHERS" for each size: ours, of them added; in use by others before
-begun=$STATE/hugepages.from # "SIZE TOTAL" from before the change that is being made
+# in: HUGEPAGES ("SIZE=COUNT SIZE@CORES=COUNT …", SIZE 2Mi or 1Gi; CORES: on the NUMA node of these)
+kept=$STATE/hugepages       # a line "PLACE HAD ADDED OTHERS" each (see lib.sh): ours, of them added; in use by others before
+begun=$STATE/hugepages.from # "PLACE TOTAL" from before the change that is being made
 boot=$STATE/hugepages.boot  # the boot of the machine that both are true for
 boot_id=/proc/sys/kernel/random/boot_id
 
 step() {
-  local size wanted had added others
+  local place places wanted had added others
   [ "$1" != down ] || HUGEPAGES=
   if ! grep -qsxf "$boot_id" "$boot"; then # a boot takes all pages away
     rm -f "$kept" "$begun"
@@ -17,13 +17,14 @@ step() {
   fi
   take_back
   # first more, then less: a host that cannot give more keeps what it has
-  for size in 2Mi 1Gi; do
-    recall "$size"
-    ((wanted <= had)) || grow "$size"
+  mapfile -t places < <({ wants && cat "$kept" 2>/dev/null; } | cut -d' ' -f1 | sort -u)
+  for place in "${places[@]}"; do
+    recall "$place"
+    ((wanted <= had)) || grow "$place"
   done
-  for size in 2Mi 1Gi; do
-    recall "$size"
-    ((wanted >= had)) || shrink "$size"
+  for place in "${places[@]}"; do
+    recall "$place"
+    ((wanted >= had)) || shrink "$place"
   done
   if [ "$1" = down ]; then
     systemctl disable --quiet spdk-k8s-hugepages 2>/dev/null || true
@@ -34,16 +35,21 @@ step() {
   if older kubelet "$kept"; then systemctl try-restart kubelet; fi
 }
 
-# recall SIZE   sets wanted, had, added, others
+# wants   a line "PLACE COUNT" for each entry of HUGEPAGES; two may be of one place
+wants() {
+  local pair
+  for pair in $HUGEPAGES; do echo "$(hugepages_on "${pair%=*}") ${pair#*=}"; done
+}
+
+# recall PLACE   sets wanted, had, added, others
 recall() {
   local line
-  wanted=0
-  [[ " $HUGEPAGES " != *" $1="* ]] || wanted=${HUGEPAGES##*"$1="} wanted=${wanted%% *}
+  wanted=$(wants | awk -v place="$1" '$1 == place {sum += $2} END {print sum + 0}')
   line=$(grep -s "^$1 " "$kept") || line="$1 0 0"
   read -r _ had added others <<<"$line"
 }
 
-# note SIZE HAD ADDED OTHERS
+# note PLACE HAD ADDED OTHERS
 note() {
   {
     grep -sv "^$1 " "$kept" || true
@@ -60,7 +66,7 @@ take_back() {
   rm -f "$begun"
 }
 
-# more SIZE NUMBER   NUMBER may be negative; prints how many the kernel really added
+# more PLACE NUMBER   NUMBER may be negative; prints how many the kernel really added
 more() {
   local dir before
   dir=$(hugepages_folder "$1")
@@ -81,17 +87,26 @@ grow() {
   ((spare <= idle)) || spare=$idle
   missing=$((wanted - had - (spare > 0 ? spare : 0)))
   ((missing > 0)) || missing=0
-  available=$(awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo)
+  available=$(available "$1")
   # else nothing is tried: the kernel would take memory from all others
   ((available < missing * $(hugepage_mib "$1"))) || got=$(more "$1" "$missing")
   if ((got < missing)); then
     more "$1" "-$got" >/dev/null
     rm -f "$begun"
     fail "hugepages of $1: $missing are wanted beside the $(cat "$dir/nr_hugepages") that are there, and $(hostname) can give $got of its $available MiB of free memory;" \
-      "mend: give it more free memory, $(is_container || echo "or reserve them at boot (hugepagesz=${1%i} hugepages=…), ")or make vhost.memoryMib or vm.memoryMib smaller"
+      "mend: give it more free memory, $(is_container || echo "or reserve them at boot (hugepagesz=${1%%i*} hugepages=…), ")or make vhost.memoryMib or vm.memoryMib smaller"
   fi
   note "$1" "$wanted" $((added + missing)) "$others"
   say "reserved $((wanted - had)) hugepages of $1, $missing of them added"
+}
+
+# available PLACE   MiB of memory that the kernel can make pages of; of a NUMA node it tells only the parts
+available() {
+  if [[ "$1" = *@* ]]; then
+    awk '$3 == "MemFree:" || $3 == "Inactive(file):" {sum += $4} END {print int(sum / 1024)}' "${SYS:-/sys}/devices/system/node/node${1#*@}/meminfo"
+  else
+    awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo
+  fi
 }
 
 shrink() {

@@ -14,7 +14,7 @@ step() {
   (umask 077 && printf '%s' "${KUBECONFIG_TEXT:-}" >"$KUBECONFIG")
   if [ "$1" = down ]; then
     # a VM lets go of its disks while the target still serves them
-    systemctl stop spdk-k8s-vm.service 'spdk-k8s-vm-[0-9].service' 2>/dev/null || true
+    systemctl stop spdk-k8s-vm.service 'spdk-k8s-vm-[0-9].service' 'spdk-k8s-vm-[0-9][0-9].service' 2>/dev/null || true
     timeout 60 kubectl delete node "$NODE" --ignore-not-found --timeout=30s --request-timeout=15s >&2 || say "the cluster does not answer: node $NODE stays listed"
     timeout 180 kubeadm reset --force --cleanup-tmp-dir >&2 || true
     rm -f /var/log/spdk-k8s-kubeadm.log "$STATE/joined"

@@ -3,17 +3,21 @@
 # usage: keys.sh NAME...   prints {"NAME": {"private": "…", "public": "…"}, …}; the caller keeps it secret
 # in: PULUMI_COMMAND_STDOUT, what it printed before: those keys stay
 set -euo pipefail
+shopt -s nullglob
 umask 077
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-# all of them are made before any is printed: the output of a command that fails is shown
-for name in "$@"; do
-  if kept=$(jq -ne --arg name "$name" 'env.PULUMI_COMMAND_STDOUT | fromjson | {($name): (.[$name] // error)}' 2>/dev/null); then
-    printf '%s\n' "$kept" >>"$dir/.pairs"
-    continue
-  fi
+before=$(jq -c 'objects' <<<"${PULUMI_COMMAND_STDOUT:-}" 2>/dev/null) || before=
+[ -n "$before" ] || before={}
+missing=$(jq -r '$ARGS.positional - keys | .[]' --args "$@" <<<"$before")
+for name in $missing; do
   ssh-keygen -q -t ed25519 -N '' -C "$name" -f "$dir/$name" >&2
-  jq -n --arg name "$name" --rawfile private "$dir/$name" --rawfile public "$dir/$name.pub" \
-    '{($name): {private: $private, public: ($public | rtrimstr("\n"))}}' >>"$dir/.pairs"
 done
-jq -sc add "$dir/.pairs"
+# all of them are made before any is printed: the output of a command that fails is shown
+for public in "$dir"/*.pub; do
+  name=${public##*/} name=${name%.pub}
+  printf '%s\0' "$name" "$(<"${public%.pub}")"$'\n' "$(<"$public")"
+done | jq -Rsc --slurpfile before <(printf '%s\n' "$before") '
+  split("\u0000") as $made
+  | reduce range(0; ($made | length) - 2; 3) as $i ($before[0]; .[$made[$i]] = {private: $made[$i + 1], public: $made[$i + 2]})
+  | with_entries(select(.key | IN($ARGS.positional[])))' --args "$@"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Prepares a machine for kubeadm: packages, containerd with the private registry's login, Kubernetes' binaries, CNI.
 # in: REGISTRY REGISTRY_HOSTS REGISTRY_CA BUNDLE PAUSE CNI_CONFIG ROUTES NODE_IP PACKAGES SYNC
+#     RESERVED_CPUS (with a CPU plan: cores that are not the pods')
 certs=/etc/containerd/certs.d
 patches=/etc/kubernetes/patches
 
@@ -11,6 +12,8 @@ step() {
   fi
   # shellcheck disable=SC2086 # a list of names
   packages $PACKAGES
+  ! pods_never_end || fail "$(hostname) has containerd $(dpkg-query -W -f '${Version}' containerd), which cannot end pods where" \
+    "AppArmor confines runc; mend: apt-get install --only-upgrade containerd, from the distribution's updates"
   record_kernel
   kernel
   registry_access
@@ -32,9 +35,15 @@ record_kernel() {
 kernel() {
   modprobe -qa overlay br_netfilter || true # built in, or loaded by the machine below a container
   write 0644 /etc/modules-load.d/spdk-k8s.conf <<<$'overlay\nbr_netfilter' || true
-  write 0644 /etc/sysctl.d/90-spdk-k8s.conf <<<$'net.ipv4.ip_forward = 1' || true
-  sysctl -q -w net.ipv4.ip_forward=1
-  sysctl -q -w fs.inotify.max_user_instances=1024 2>/dev/null || true
+  # A kernel gives each user 128 inotify instances, which all nodes that are containers of one machine share: each takes 15
+  # to 30. After a boot the limit must be raised before kubelet starts. A line that begins with - may fail.
+  local instances file=/etc/sysctl.d/90-spdk-k8s.conf
+  instances=$(cat /proc/sys/fs/inotify/max_user_instances)
+  write 0644 $file <<EOF || true
+net.ipv4.ip_forward = 1
+-fs.inotify.max_user_instances = $((instances > 1024 ? instances : 1024))
+EOF
+  sysctl -q -p $file
 }
 
 registry_access() {
@@ -115,19 +124,32 @@ bundle() {
 # kubelet's settings that depend on the machine, as kubeadm's patch for this node.
 kubelet_config() {
   {
-    printf 'cgroupDriver: %s\nsyncFrequency: %s\n' "$(cgroup_driver)" "$SYNC"
+    printf 'cgroupDriver: %s\nsyncFrequency: %s\nresolvConf: %s\n' "$(cgroup_driver)" "$SYNC" "$(resolv_conf)"
     if [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ]; then printf 'failCgroupV1: false\n'; fi
     if is_container; then
-      ! grep -qs 'nameserver 127.0.0.11' /etc/resolv.conf || printf 'resolvConf: /etc/kubernetes/resolv.conf\n'
       # swap, disk and OOM scores are the outer machine's business
       printf 'failSwapOn: false\nimageGCHighThresholdPercent: 100\n'
       printf 'evictionHard: {memory.available: 100Mi, nodefs.available: 1%%, imagefs.available: 1%%, nodefs.inodesFree: 1%%}\n'
     fi
   } | write 0644 "$patches/kubeletconfiguration+merge.yaml" || true
-  write 0644 /etc/default/kubelet <<<"KUBELET_EXTRA_ARGS=--node-ip=$NODE_IP" || true
+  # flags, not the config: kubelet's config is written once, by kubeadm join
+  write 0644 /etc/default/kubelet <<<"KUBELET_EXTRA_ARGS=--node-ip=$NODE_IP${RESERVED_CPUS:+ --reserved-cpus=$RESERVED_CPUS}" || true
   # where there are none, kubelet looks for them every second, and logs it
   install -d /etc/kubernetes/manifests
   enable kubelet
+  if older kubelet /etc/default/kubelet; then systemctl try-restart kubelet; fi
+}
+
+# The file that kubelet copies into pods, which cannot reach a resolver on the node's loopback address. It is always said:
+# kubeadm copies what it finds on the control plane's machine to all nodes, and the file is systemd-resolved's on some only.
+resolv_conf() {
+  if is_container && grep -qs 'nameserver 127.0.0.11' /etc/resolv.conf; then
+    echo /etc/kubernetes/resolv.conf # made by resolver
+  elif grep -qsE '^nameserver 127\.0\.0\.5[34]' /etc/resolv.conf && [ -e /run/systemd/resolve/resolv.conf ]; then
+    echo /run/systemd/resolve/resolv.conf
+  else
+    echo /etc/resolv.conf
+  fi
 }
 
 # Docker's resolver listens on the container's loopback address, which pods cannot reach: they ask the node, and nft
@@ -164,7 +186,8 @@ cni() {
     wait_for 30 "containerd to make /etc/cni/net.d" test -d /etc/cni/net.d
   fi
   write 0644 /etc/cni/net.d/10-spdk-k8s.conflist <<<"$CNI_CONFIG" || true
-  # routes to the other nodes' pods, made at boot too
+  # routes to the other nodes' pods, made at boot too; those to nodes that are no more go
+  routed 2>/dev/null </usr/local/lib/spdk-k8s/routes | grep -vxFf <(routed <<<"$ROUTES") | xargs -rn1 ip route del 2>/dev/null || true
   write 0755 /usr/local/lib/spdk-k8s/routes <<<"$ROUTES" || true
   write 0644 /etc/systemd/system/spdk-k8s-routes.service <<'EOF' || true
 [Unit]
@@ -183,6 +206,8 @@ EOF
   enable spdk-k8s-routes
   systemctl restart spdk-k8s-routes
 }
+
+routed() { awk '/^ip route replace/ {print $4}'; }
 
 down() {
   systemctl disable --now kubelet spdk-k8s-routes 2>/dev/null || true
@@ -251,7 +276,7 @@ remains() {
 # Removes links, routes and rules of the pods' network: this program's, kubelet's, kube-proxy's and the CNI plugins'.
 network_down() {
   local table chain family command rules
-  awk '/^ip route replace/ {print $4}' /usr/local/lib/spdk-k8s/routes 2>/dev/null | xargs -rn1 ip route del 2>/dev/null || true
+  routed 2>/dev/null </usr/local/lib/spdk-k8s/routes | xargs -rn1 ip route del 2>/dev/null || true
   ip link del cni0 2>/dev/null || true
   for table in 'ip spdk-k8s' 'ip spdk-k8s-dns' 'ip kube-proxy' 'ip6 kube-proxy'; do
     # shellcheck disable=SC2086 # family and name

@@ -3,13 +3,14 @@
 # Prints one table: what is needed, what was found, and the remedy. What this stack made itself on the server is accepted.
 # shellcheck disable=SC2153 # the values
 # in: OWNER ADDRESS REGISTRY PORTS NETWORKS CPUS MEMORY_MIB DISK_MIB   on a storage host: HUGEPAGES ACCEL VMS NIC MEDIA_DIR PLAYLISTS
+#     AT (the server's config key)   VMS: ADDRESS=MAC=KEY of each VM   ROLES (of a CPU plan, see lib.sh)
 #     NOW (at the first run: seconds since 1970 on the machine that runs pulumi)
 rows=() wrong=0 ours=
 
 step() {
   local check
   [ "$(cat "$STATE/owner" 2>/dev/null)" != "$OWNER" ] || ours=1
-  for check in system sudo cluster cpus virtualization memory hugepages disk swap ports address networks card vacant media clock names mirror registry; do
+  for check in system sudo cluster containerd cpus plan virtualization memory hugepages disk swap ports address networks firewall card vacant media clock names components mirror registry; do
     "$check"
   done
   table >&2
@@ -17,6 +18,7 @@ step() {
 }
 
 pass() { rows+=("$1|pass|$2|"); }
+warn() { rows+=("$1|warn|$2|$3"); }
 miss() {
   rows+=("$1|FAIL|$2|$3")
   wrong=$((wrong + 1))
@@ -46,7 +48,7 @@ system() {
   elif ((${version%%.*} >= least)); then
     pass system "$name"
   else
-    miss system "$name" "install Debian 13 or Ubuntu 24.04, or a later one"
+    miss system "$name" "install Debian 13 or Ubuntu 24.04, or a later release"
   fi
 }
 
@@ -78,14 +80,35 @@ cluster() {
   fi
 }
 
+# What is installed already, which no step changes.
+containerd() {
+  if dpkg-query -W -f '${db:Status-Status}' containerd.io 2>/dev/null | grep -qx installed; then
+    miss containerd "containerd.io, which excludes the distribution's" "apt-get purge containerd.io and what needs it; for Docker: apt-get install docker.io"
+  elif pods_never_end; then
+    miss containerd "$(dpkg-query -W -f '${Version}' containerd), which cannot end pods where AppArmor confines runc" "apt-get install --only-upgrade containerd, from the distribution's updates"
+  else
+    pass containerd "$(dpkg-query -W -f '${Version}' containerd 2>/dev/null || echo "not installed yet")"
+  fi
+}
+
 cpus() {
   local have
   have=$(nproc)
   if ((have >= CPUS)); then
     pass cpus "$have"
   else
-    miss cpus "$have, $CPUS are needed" "a larger machine${ACCEL:+, or lower numbers in vhost.cpuMask}"
+    miss cpus "$have, $CPUS are needed" "a larger machine${ACCEL:+, or lower numbers in vhost.cpuMask or cpus}"
   fi
+}
+
+plan() {
+  [ -n "${ROLES:-}" ] || return 0
+  local result found remedy flaws
+  flaws=$(plan_flaws)
+  while IFS='|' read -r result found remedy; do
+    case $result in FAIL) miss plan "$found" "$remedy" ;; warn) warn plan "$found" "$remedy" ;; esac
+  done <<<"$flaws"
+  grep -q '^FAIL' <<<"$flaws" || pass plan "$ROLES"
 }
 
 virtualization() {
@@ -102,12 +125,13 @@ virtualization() {
 meminfo() { awk -v key="$1:" '$1 == key {print int($2 / 1024)}' /proc/meminfo; }
 
 memory() {
-  local have pair idle
+  local have pair place idle
   have=$(meminfo "$([ -n "$ours" ] && echo MemTotal || echo MemAvailable)")
   for pair in ${HUGEPAGES:-}; do # idle pages are used before free memory is
     [ -z "$ours" ] || break
-    idle=$(idle_hugepages "${pair%=*}")
-    have=$((have + (idle < ${pair#*=} ? idle : ${pair#*=}) * $(hugepage_mib "${pair%=*}")))
+    place=$(hugepages_on "${pair%=*}")
+    idle=$(idle_hugepages "$place")
+    have=$((have + (idle < ${pair#*=} ? idle : ${pair#*=}) * $(hugepage_mib "$place")))
   done
   if ((have >= MEMORY_MIB)); then
     pass memory "$have MiB"
@@ -116,15 +140,21 @@ memory() {
   fi
 }
 
+node_mib() { awk '$3 == "MemTotal:" {print int($4 / 1024)}' "${SYS:-/sys}/devices/system/node/node$1/meminfo"; }
+
 hugepages() {
-  local pair
+  local pair place
   for pair in ${HUGEPAGES:-}; do
+    place=$(hugepages_on "${pair%=*}")
     if [ -n "$ours" ]; then
       pass hugepages "of this stack already"
-    elif [ -d "$(hugepages_folder "${pair%=*}")" ]; then
-      pass hugepages "${pair#*=} of ${pair%=*} can be tried"
+    elif [[ "$place" = *@* ]] && (($(node_mib "${place#*@}") < ${pair#*=} * $(hugepage_mib "$place"))); then
+      miss hugepages "NUMA node ${place#*@} has $(node_mib "${place#*@}") MiB, ${pair#*=} pages of ${place%@*} are wanted there" \
+        "cores of another node in cpus, or less for vm.memoryMib, vhost.memoryMib or vhost.diskMib"
+    elif [ -d "$(hugepages_folder "$place")" ]; then
+      pass hugepages "${pair#*=} of ${place/@/ on NUMA node } can be tried"
     else
-      miss hugepages "the kernel has none of ${pair%=*}" "pulumi config set --path vhost.hugepageSize 2Mi (or none)"
+      miss hugepages "the kernel has none of ${place/@/ on NUMA node }" "pulumi config set --path vhost.hugepageSize 2Mi (or none)"
     fi
   done
 }
@@ -193,12 +223,22 @@ networks() {
   done
 }
 
+# ufw in its default drops what is forwarded: between pods, and, by br_netfilter, between the VM and the network.
+firewall() {
+  local conf=/etc/ufw/ufw.conf defaults=/etc/default/ufw
+  if grep -qsix 'ENABLED="\?yes"\?' "$conf" && ! grep -qsix 'DEFAULT_FORWARD_POLICY="\?ACCEPT"\?' "$defaults"; then
+    miss firewall "ufw is active and drops what is forwarded" "ufw default allow routed, and ufw allow from the addresses of the nodes; or ufw disable"
+  else
+    pass firewall "none that drops what is forwarded, as far as files tell"
+  fi
+}
+
 card() {
   [ -n "${NIC:-}" ] || return 0
   if [ -e "/sys/class/net/$NIC" ]; then
     pass card "$NIC"
   else
-    miss card "there is no $NIC" "pulumi config set --path machines.worker1.nic to one of: $(cd /sys/class/net && echo *)"
+    miss card "there is no $NIC" "pulumi config set --path $AT.nic to one of: $(cd /sys/class/net && echo *)"
   fi
 }
 
@@ -209,26 +249,32 @@ answers() {
 }
 
 vacant() {
-  local vm
+  local vm key at mac
   for vm in ${VMS:-}; do
-    if [ -z "$ours" ] && answers "$vm" 22; then
-      miss vacant "somebody is at $vm already" "a free address for the VM: pulumi config set --path machines.worker2.address"
+    IFS='=' read -r at mac key <<<"$vm"
+    if answers "$at" 22 && ! { [ -n "$ours" ] && own "$at" "$mac"; }; then
+      miss vacant "somebody is at $at already" "a free address for the VM: pulumi config set --path $key.address"
     else
-      pass vacant "$vm, for the VM"
+      pass vacant "$at, for the VM"
     fi
   done
 }
 
+# own ADDRESS MAC   whether the VM with this MAC address is the one that answered
+own() { awk -v at="$1" -v mac="${2,,}" '$1 == at && $4 == mac {found = 1} END {exit !found}' /proc/net/arp; }
+
 media() { # the user's own folder
   [ -n "${MEDIA_DIR:-}" ] || return 0
-  local i lacking=()
+  local i lacking=() found
   for ((i = 1; i <= PLAYLISTS; i++)); do
-    compgen -G "$MEDIA_DIR/mp4-$i/*.mp4" >/dev/null || lacking+=("mp4-$i")
+    # what images/video/video/playlist.py lists
+    found=$(find "$MEDIA_DIR/mp4-$i" ! -type d ! -name '.*' -iregex '.*\.\(mp4\|m4v\|mov\|webm\|mkv\)' -print -quit 2>/dev/null) || true
+    [ -n "$found" ] || lacking+=("mp4-$i")
   done
   if ((!${#lacking[@]})); then
     pass media "movies in $MEDIA_DIR, mp4-1 to mp4-$PLAYLISTS"
   else
-    miss media "no movie (*.mp4) in ${#lacking[@]} of $PLAYLISTS folders, first $MEDIA_DIR/${lacking[0]}" \
+    miss media "no movie (.mp4 .m4v .mov .webm .mkv) in ${#lacking[@]} of $PLAYLISTS folders, first $MEDIA_DIR/${lacking[0]}" \
       "movies there, which $(id -un) can read, a lower numinst, or samples: pulumi config rm --path video.mediaDir"
   fi
 }
@@ -252,6 +298,17 @@ names() {
     pass names "${host:-nothing to ask for} is known"
   else
     miss names "$host cannot be resolved" "name servers in /etc/resolv.conf that answer"
+  fi
+}
+
+# docker-registry and virtiofsd are in Ubuntu's component universe.
+components() {
+  [ "$(sed -n 's/^ID=//p' /etc/os-release)" = ubuntu ] || return 0
+  # shellcheck disable=SC2016 # apt's
+  if apt-get indextargets --format '$(COMPONENT)' 'Created-By: Packages' 2>/dev/null | grep -qx universe; then
+    pass components "main and universe"
+  else
+    miss components "no source of packages has universe" "add-apt-repository universe, or add it to Components in /etc/apt/sources.list.d/ubuntu.sources"
   fi
 }
 

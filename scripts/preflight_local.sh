@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks whether the dev machines can be made here; reports every obstacle at once, each with its remedy; changes nothing.
-# usage: preflight_local.sh SUBNET NETWORK MEMORY_MIB [kvm]
+# usage: preflight_local.sh SUBNET NETWORK MEMORY_MIB [kvm]   with a CPU plan in ROLES: LIB is the text of lib.sh
 set -euo pipefail
 subnet=$1 network=$2 memory=$3
 wrong=()
@@ -61,6 +61,12 @@ fi
 
 if [ "${4:-}" = kvm ] && [ ! -e /dev/kvm ]; then
   wrong+=("vm.accel = kvm, and there is no /dev/kvm; remedy: modprobe kvm_intel or kvm_amd, or: pulumi config set --path vm.accel auto")
+fi
+
+if [ -n "${ROLES:-}" ]; then
+  while IFS='|' read -r result found remedy; do
+    if [ "$result" = FAIL ]; then wrong+=("$found; remedy: $remedy"); else echo "CPU plan: $found; $remedy" >&2; fi
+  done < <(eval "$LIB" && plan_flaws)
 fi
 
 if ((${#wrong[@]})); then

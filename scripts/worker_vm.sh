@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Makes a worker VM on its host: bridge, media share, the guest's disks, and QEMU as a systemd unit.
-# in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
-#     VM (its name on this host: vm, vm-2, …) BRIDGE TAP MAC NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB
-#     BRIDGE_SCRIPT (tool for scripts/host)
+# in: REGISTRY GUEST PRELOAD BUNDLE QEMU_ARGS (one a line, @ACCEL@: KVM_ARGS or TCG_ARGS; @NUMA@) ACCEL USER_DATA META_DATA NETWORK_CONFIG
+#     VM (its name on this host: vm, vm-2, …) DEFINITION (the name that QEMU is to have) BRIDGE TAP MAC
+#     CORES (of the vCPUs, in a CPU plan) NIC (empty: the card with HOST_ADDRESS) MEDIA_IMAGE MEDIA_DIR DISK_GIB BRIDGE_SCRIPT ALIVE_SCRIPT (of scripts/host)
 vm=$STATE/$VM
 unit=spdk-k8s-$VM
 lib=/usr/local/lib/spdk-k8s
@@ -37,10 +37,10 @@ step() {
 bridge() {
   local nic now file=/etc/systemd/system/$unit-bridge.service
   nic=$(card)
-  [ -n "$nic" ] || fail "no card of $(hostname) carries $HOST_ADDRESS; mend: pulumi config set --path machines.worker1.nic with the card's name"
+  [ -n "$nic" ] || fail "no card of $(hostname) carries $HOST_ADDRESS; mend: the name of its card as this server's nic in spdk-k8s:machines"
   # the undo of one card's bridge would give its addresses to the other
   now=$(sed -n 's/^ExecStart=.* up [^ ]* \([^ ]*\) .*/\1/p' "$file" 2>/dev/null) || now=
-  [ "${now:-$nic}" = "$nic" ] || fail "the VM is connected to $now of $(hostname), which cannot change while it is there; mend: pulumi config set --path machines.worker1.nic $now, or make down first"
+  [ "${now:-$nic}" = "$nic" ] || fail "the VM is connected to $now of $(hostname), which cannot change while it is there; mend: $now as this server's nic in spdk-k8s:machines, or make down first"
   # a bridge of the host's own is used as it is
   if [ -d "/sys/class/net/$nic/bridge" ]; then BRIDGE=$nic; fi
   write 0755 "$lib/bridge" <<<"$BRIDGE_SCRIPT" || true
@@ -122,8 +122,10 @@ images_disk() {
   install -d "$root" "$run"
   if [ -n "$PRELOAD" ]; then
     say "preloading container images for the guest"
-    printf 'version = 2\nroot = "%s"\nstate = "%s"\ndisabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]\n[grpc]\n  address = "%s/sock"\n' \
-      "$root" "$run/state" "$run" >"$run/config.toml"
+    # containerd 2 has CRI in three plugins, and NRI's socket is the one of the machine's containerd
+    printf 'version = 2\nroot = "%s"\nstate = "%s"\ndisabled_plugins = [%s]\n[grpc]\n  address = "%s/sock"\n' "$root" "$run/state" \
+      '"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"' \
+      "$run" >"$run/config.toml"
     containerd --config "$run/config.toml" >"$run/log" 2>&1 8>&- &
     pid=$!
     # shellcheck disable=SC2064 # this one
@@ -181,14 +183,23 @@ kvm_boots() {
 }
 
 units() {
-  local args file
-  args=${QEMU_ARGS//@ACCEL@/$(accel_args)}
+  local args running
+  case "$(cat "$vm/accel")" in
+  kvm) args=${QEMU_ARGS//@ACCEL@/$KVM_ARGS} ;;
+  *) args=${QEMU_ARGS//@ACCEL@/$TCG_ARGS} ;;
+  esac
+  args=${args//@NUMA@/$(numa "${CORES:-}")}
   # sockets that give away the guest's memory and QEMU's monitors: root's own, also after a boot
   write 0644 /etc/tmpfiles.d/spdk-k8s.conf <<<"d /run/spdk-k8s 0700 root root -" || true
   install -d -m 0700 /run/spdk-k8s
+  # Ubuntu's needrestart restarts services by itself when one of their libraries was updated; a VM would boot anew
+  # shellcheck disable=SC2016 # Perl
+  [ ! -d /etc/needrestart/conf.d ] || write 0644 /etc/needrestart/conf.d/spdk-k8s.conf <<<'$nrconf{override_rc}{qr(^spdk-k8s-)} = 0;' || true
   write 0644 "$lib/powerdown" <<<'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}' || true
+  write 0755 "$lib/alive" <<<"$ALIVE_SCRIPT" || true
   write 0755 "$lib/$VM" <<EOF || true
 #!/bin/sh
+$lib/alive /run/spdk-k8s/$VM.alive &
 exec qemu-system-x86_64 \\
 $(sed '$!s/$/ \\/' <<<"$(while IFS= read -r arg; do printf '  %q\n' "$arg"; done <<<"$args")")
 EOF
@@ -197,7 +208,9 @@ EOF
 Description=Media share of the worker VM (virtiofs, read-only)
 [Service]
 ExecStartPre=/bin/mkdir -p -m 0700 /run/spdk-k8s
-ExecStart=/usr/libexec/virtiofsd --socket-path=/run/spdk-k8s/$VM-media.sock --shared-dir=$MEDIA_DIR --readonly --sandbox=none --cache=auto
+ExecStart=/usr/libexec/virtiofsd --socket-path=/run/spdk-k8s/$VM-media.sock --shared-dir=$MEDIA_DIR --sandbox=none --cache=auto
+# not by virtiofsd's --readonly, which version 1.10 of Ubuntu 24.04 does not know
+ReadOnlyPaths=$MEDIA_DIR
 # it ends whenever QEMU closes the connection
 Restart=always
 RestartSec=200ms
@@ -212,6 +225,13 @@ Wants=$unit-media.service
 After=$unit-bridge.service $unit-media.service
 StartLimitIntervalSec=0
 [Service]
+# scripts/host/alive notifies. The start ends when QEMU answers: it touches all of the guest's memory first.
+Type=notify
+NotifyAccess=all
+TimeoutStartSec=300
+WatchdogSec=30
+# no core dump of the guest's memory
+WatchdogSignal=SIGKILL
 ExecStartPre=/bin/sh -c 'for i in \$(seq 100); do [ -S /run/spdk-k8s/$VM-media.sock ] && exit 0; sleep 0.1; done; echo "waited 10 s for the socket of $unit-media" >&2; exit 1'
 ExecStart=$lib/$VM
 # until QEMU is gone; by a monitor of its own, because the disk agent is the other's client
@@ -222,25 +242,33 @@ RestartSec=2
 [Install]
 WantedBy=multi-user.target
 EOF
+  running=$(running_as)
+  if [ -n "$running" ] && [ "$running" != "$DEFINITION" ]; then
+    say "the VM's definition changed: its guest boots anew"
+    systemctl stop "$unit" "$unit-media"
+  fi
   systemctl daemon-reload
   enable "$unit-media"
   enable "$unit"
-  # QEMU makes its socket as it starts
-  for file in "$lib/$VM" "/etc/systemd/system/$unit-media.service"; do
-    if [ "$(systemctl show -P MainPID "$unit")" != 0 ] && [ "$file" -nt "/run/spdk-k8s/$VM.qmp" ]; then
-      say "the VM's definition changed: it takes effect at its next start: systemctl restart $unit"
-    fi
-  done
   systemctl start "$unit-media"
   systemctl start --no-block "$unit"
 }
 
-accel_args() {
-  case "$(cat "$vm/accel")" in
-  kvm) printf -- '-accel\nkvm\n-cpu\nhost' ;;
-  # a page table's fifth level is one more to walk at each miss
-  *) printf -- '-accel\ntcg,thread=multi,tb-size=512\n-cpu\nmax,la57=off' ;;
-  esac
+# numa CORES   QEMU's words that keep the guest's memory on the NUMA node of these cores; none where there is only one node
+numa() {
+  local nodes
+  nodes=$(numa_nodes "$1")
+  if [ -z "$nodes" ] || [ ! -e "${SYS:-/sys}/devices/system/node/node1" ]; then return; fi
+  [ "$(wc -l <<<"$nodes")" = 1 ] ||
+    fail "cores $1 of $(hostname) are on several NUMA nodes ($(paste -sd ' ' <<<"$nodes")); mend: pulumi config set --path cpus.vms with cores of one node for each VM"
+  printf ',host-nodes=%s,policy=bind' "$nodes"
+}
+
+# The -name of the VM's QEMU; empty: it does not run.
+running_as() {
+  local pid
+  pid=$(systemctl show -P MainPID "$unit")
+  if [ "$pid" != 0 ]; then tr '\0' '\n' <"/proc/$pid/cmdline" | sed -n '/^-name$/{n;p;}'; fi
 }
 
 down() {
@@ -256,7 +284,8 @@ down() {
   rm -rf "$vm"
   if ls "$STATE"/vm* >/dev/null 2>&1; then return; fi
   # the last VM of this host
-  rm -rf "$lib"/{bridge,powerdown} /run/spdk-k8s /etc/tmpfiles.d/spdk-k8s.conf "$STATE/worker_vm.lock" "$STATE/card"
+  rm -rf "$lib"/{alive,bridge,powerdown} /run/spdk-k8s /etc/tmpfiles.d/spdk-k8s.conf /etc/needrestart/conf.d/spdk-k8s.conf \
+    "$STATE/worker_vm.lock" "$STATE/card"
   rmdir "$lib" 2>/dev/null || true
   [ -z "${MEDIA_IMAGE:-}" ] || [ ! -e "$MEDIA_DIR/.image" ] || media_down
 }

@@ -40,6 +40,16 @@ def test_values_reach_a_script_as_they_are(value: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+@pytest.mark.parametrize(("machines", "a_steps"), [("", "*"), ("mirror.corp,.lan", "mirror.corp,.lan,*")])
+def test_a_step_asks_the_stack_without_the_machines_proxy(name: str, machines: str, a_steps: str) -> None:
+    """kubeadm, kubectl and ctr are Go programs; apt-get goes on with what the machine has."""
+    text = hosts.script("ready", {}).partition("step() {")[0] + "printenv NO_PROXY no_proxy https_proxy"
+    environment = {"PATH": os.environ["PATH"], "https_proxy": "http://proxy:3128", name: machines}
+    run = subprocess.run(["bash", "-s"], input=text, capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.split() == [a_steps, a_steps, "http://proxy:3128"]
+
+
 @pytest.mark.parametrize(
     "step", [p.stem for p in (ROOT / "scripts").glob("*.sh") if p.read_text().startswith("# shellcheck shell")]
 )
@@ -89,3 +99,38 @@ def test_keys_that_are_there_stay() -> None:
     assert more["worker1"]["private"].startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
     assert len({pair["public"] for pair in more.values()}) == 3
     assert list(json.loads(keys("client", before=first))) == ["client"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "mac", "result"),
+    [
+        ("1", "de:ad:be:ef:01:44", "pass"),  # the VM of this stack, which runs there
+        ("1", "52:54:00:00:00:01", "FAIL"),  # a VM that is added, at the address of another machine
+        ("", "de:ad:be:ef:01:44", "FAIL"),  # another stack's VM
+    ],
+)
+def test_a_vms_address_must_be_nobody_elses(ours: str, mac: str, result: str, tmp_path: Path) -> None:
+    (tmp_path / "arp").write_text(
+        f"IP address HW type Flags HW address Mask Device\n10.1.2.16 0x1 0x2 {mac} * eth0\n10.1.2.1 0x1 0x2 x * eth0\n"
+    )
+    values = {"VMS": "10.1.2.16=DE:AD:BE:EF:01:44=machines.storage[1].vms[0]"}
+    text = hosts.script("preflight", values).partition('\nmain "$@"')[0]
+    text += f"""
+answers() {{ true; }}
+awk() {{ command awk "${{@:1:5}}" {tmp_path}/arp; }}
+ours={ours}
+vacant
+printf '%s\\n' "${{rows[@]}}"
+"""
+    run = subprocess.run(["bash", "-s"], input=text, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith(f"vacant|{result}|"), run
+    assert result == "pass" or "pulumi config set --path machines.storage[1].vms[0].address" in run.stdout
+
+
+def test_a_route_to_a_node_that_is_no_more_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "routes").write_text("ip route replace 10.244.1.0/24 via a\nip route replace 10.244.3.0/24 via c\n")
+    text = hosts.script("node", {"ROUTES": "ip route replace 10.244.1.0/24 via a"}).partition('\nmain "$@"')[0]
+    (line,) = re.findall(r"^  routed .*grep -vxFf.*$", text, re.MULTILINE)
+    line = line.replace("/usr/local/lib/spdk-k8s/routes", str(tmp_path / "routes")).replace("ip route del", "echo gone")
+    run = subprocess.run(["bash", "-s"], input=f"{text}\n{line}\n", capture_output=True, text=True, check=True)
+    assert run.stdout == "gone 10.244.3.0/24\n"
