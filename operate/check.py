@@ -13,6 +13,7 @@ from typing import Literal
 
 from operate import view
 from operate.view import Snapshot
+from settings.cores import numbers
 from settings.names import NAMESPACE, VIDEO
 
 UP = "make up"
@@ -41,7 +42,7 @@ def find(seen: Snapshot) -> list[Drift]:
         what = f"the API server on {seen.made.master} does not answer: {seen.error}"
         return [Drift(what, (CONTROL_PLANE,), comes=True)]
     # a namespace that is gone took the targets and the pods along
-    parts = (nodes, volumes, targets, videos) if seen.namespace == "Active" else (nodes, volumes, namespace)
+    parts = (nodes, volumes, targets, cpus, videos) if seen.namespace == "Active" else (nodes, volumes, namespace)
     return [drift for part in parts for drift in part(seen)]
 
 
@@ -53,6 +54,11 @@ def steps(name: str, made: view.Outputs, *, prepared: bool) -> tuple[str, ...]:
     if name == next(iter(made.nodes)):
         return (*prepare, CONTROL_PLANE)
     return (*machine, *prepare, f"cluster-{name}-join", f"cluster-{name}-ready")
+
+
+def change_steps(vm: str) -> tuple[str, ...]:
+    """Those that make a VM boot anew where its definition differs."""
+    return f"{vm}-drained", f"{vm}-vm", f"cluster-{vm}-ready"
 
 
 def nodes(seen: Snapshot) -> Iterator[Drift]:
@@ -67,7 +73,10 @@ def nodes(seen: Snapshot) -> Iterator[Drift]:
             yield Drift(what, steps(name, seen.made, prepared=False), comes=True)
         if (node.metadata.labels or {}).get("type1") != name:
             yield Drift(f"node {name} lacks its label type1={name}", steps(name, seen.made, prepared=True)[-1:])
-        if view.cordoned(node):
+        if view.changing(node):
+            what = f"node {name} is drained, because its VM is being changed"
+            yield Drift(what, (f"{name}-vm", f"cluster-{name}-ready"))
+        elif view.cordoned(node):
             held = sorted(str(pod.metadata.name) for pod in seen.pods if is_held(pod, seen))
             what = f"node {name} is cordoned" + (f", so {', '.join(held)} cannot start" if held else "")
             yield Drift(what, mend=f"kubectl uncordon {name}")
@@ -103,10 +112,14 @@ def targets(seen: Snapshot) -> Iterator[Drift]:
         if said.error:
             yield Drift(f"the vhost target {app} cannot be asked: {said.error}", mend=_look(selector), comes=True)
             continue
+        host = next((view.home(pod) for pod in seen.of(app)), "?")
         for vm in said.outdated:
-            host = next((view.home(pod) for pod in seen.of(app)), "?")
             what = f"spdk-k8s-{vm} on {host} runs with an earlier definition than the config's (vm.vcpus, memoryMib, …)"
-            yield Drift(what, mend=f"systemctl restart spdk-k8s-{vm}, on {host}: its guest boots anew")
+            # those of the other VMs change nothing
+            yield Drift(what, tuple(step for name in seen.made.vms for step in change_steps(name)))
+        for vm, why in said.sick.items():
+            what = f"the VM spdk-k8s-{vm} on {host} hangs or boots: {why}"
+            yield Drift(what, mend="wait: it is started anew by itself", comes=True)
         # its list of disks is an object of Kubernetes; the disk agent follows it
         logs = f"{UP}; if it stays, its reason: kubectl -n {NAMESPACE} logs deploy/{app}"
         for i in ordinals:
@@ -119,9 +132,41 @@ def targets(seen: Snapshot) -> Iterator[Drift]:
             elif disk.state != "plugged":
                 what = f"disk vhost.{i} is not plugged into {node}: {disk.state}: {disk.why}"
                 yield Drift(what, (f"{node}-disks",), comes=True)
+            elif disk.unlimited:
+                yield Drift(f"disk vhost.{i} {disk.unlimited}", mend=logs, comes=True)
         for name in sorted(set(said.disks) - {f"vhost.{i}" for i in ordinals}):
             what = f"the vhost target {app} has {name}, which nobody asked for: {said.disks[name].why}"
             yield Drift(what, tuple(f"{vm}-disks-released" for vm in seen.made.vms), mend=logs, comes=True)
+
+
+STALE = 30  # seconds: a host reports every 2 s
+
+
+def cpus(seen: Snapshot) -> Iterator[Drift]:
+    """Where the CPU plan is not in force."""
+    plan = {role: seen.made.cpus.get(role) or "" for role in ("target", "emulator", "system")}
+    for app, said in seen.targets.items() if seen.made.planned else ():
+        if said.error:
+            continue  # `targets` tells it
+        host = next((view.home(pod) for pod in seen.of(app)), "?")
+        steps = (f"cluster-{host}-cpus",)
+        report = said.cpus
+        if report is None or report.age > STALE:
+            since = "" if report is None else f" for {report.age:.0f} s"
+            yield Drift(f"nobody keeps the CPU plan of {host}{since}: spdk-k8s-cpus does not run", steps, comes=True)
+            continue
+        for role, wanted in plan.items():
+            has = report.roles.get(role, ("", 0))[0]
+            if wanted and set(numbers(has)) != set(numbers(wanted)):
+                yield Drift(f"the cores of cpus.{role} on {host} are {has or 'none'}, not {wanted}", steps)
+        for what in report.astray:
+            yield Drift(f"{host}: {what}", steps, comes=True)
+        for role, (of_role, threads) in report.roles.items():
+            expected = 0 if role in ("emulator", "system") else 1 if role == "target" else len(numbers(of_role))
+            if of_role and threads < expected:
+                name = "the vhost target" if role == "target" else f"vCPUs of spdk-k8s-{role}"
+                what = f"{name} on {host}: {threads} threads are on cores {of_role}, not {expected}"
+                yield Drift(what, steps, comes=True)
 
 
 def volumes(seen: Snapshot) -> Iterator[Drift]:

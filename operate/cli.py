@@ -13,18 +13,25 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from operate import docker_config
+from settings import proxy
+
+if TYPE_CHECKING:
+    from settings.models import Settings
 
 ROOT = Path(__file__).parents[1]
 STATE = ROOT / ".state"
 NAMESPACE = "spdk-k8s"  # of the config's keys
 POLICY_PACK = "policy/__main__.py"
 SPECIAL = "4dabf18193072939515e22adb298388d"  # the engine's mark of a secret in a state
+PLAIN = ("--non-interactive", "--color", "never")  # options of a command whose output is read here
 NO_PULUMI = "the Pulumi CLI is not on PATH; remedy: make setup"
 
 Exported = dict[str, Any]  # what `pulumi stack export` prints
@@ -40,6 +47,11 @@ def plain(value: Any) -> Any:
     if SPECIAL in mapping and "plaintext" in mapping:
         return json.loads(mapping["plaintext"])
     return {key: plain(item) for key, item in mapping.items()}
+
+
+def is_of(step: str, nodes: Collection[str]) -> bool:
+    """Whether a step, by its name such as cluster-worker3-join, is one of these nodes'."""
+    return any(part in nodes for part in step.split("-"))
 
 
 def resources(exported: Exported) -> list[dict[str, Any]]:
@@ -90,7 +102,7 @@ class Stack:
         return ROOT / f"Pulumi.{self.name}.yaml"
 
     def ask(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-        command = ["pulumi", "--non-interactive", "--color", "never", *arguments]
+        command = ["pulumi", *PLAIN, *arguments]
         try:
             return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True)
         except FileNotFoundError:
@@ -103,15 +115,35 @@ class Stack:
             raise SystemExit(explain(done.stderr or done.stdout))
         return done.stdout
 
+    def exporting(self) -> Callable[[], Exported | None]:
+        """Begin to export the state; what this returns waits for it."""
+        command = ["pulumi", *PLAIN, "stack", "export", "--stack", self.name, "--show-secrets"]
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        except FileNotFoundError:
+            raise SystemExit(NO_PULUMI) from None
+
+        def result() -> Exported | None:
+            out, errors = process.communicate()
+            if process.returncode and "no stack named" in errors:
+                return None
+            if process.returncode:
+                raise SystemExit(explain(errors or out))
+            exported: Exported = json.loads(out)
+            return exported
+
+        return result
+
     def export(self) -> Exported | None:
         """The state with its secrets in plain text, which no file ever gets; None where there is no such stack."""
-        done = self.ask("stack", "export", "--stack", self.name, "--show-secrets")
-        if done.returncode and "no stack named" in done.stderr:
-            return None
-        if done.returncode:
-            raise SystemExit(explain(done.stderr or done.stdout))
-        exported: Exported = json.loads(done.stdout)
-        return exported
+        return self.exporting()()
 
     def init(self) -> Exported:
         """Make the stack; its state."""
@@ -246,6 +278,7 @@ def session(stack: str) -> Generator[Stack]:
         os.environ.update(without_proxy(ROOT / f"Pulumi.{stack}.yaml"))
         with temporary_folder() as folder:
             os.environ["TMPDIR"] = str(folder)
+            os.environ.update(docker_config.without_logins(os.environ, folder))
             yield Stack(stack)
     finally:
         signal.signal(signal.SIGTERM, terminated)
@@ -286,34 +319,17 @@ def temporary_folder() -> Generator[Path]:
             STATE.rmdir()
 
 
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-
-
 def without_proxy(config: Path) -> dict[str, str]:
-    """NO_PROXY, extended by the addresses and networks of the stack with this config file; empty where no proxy is set.
-
-    Go and curl know networks in NO_PROXY, Python's libraries only addresses: it names both."""
-    if not any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXIES):
-        return {}
-    lists = [os.environ.get("NO_PROXY", ""), os.environ.get("no_proxy", ""), *own_networks(config)]
-    entries = (entry.strip() for text in lists for entry in text.split(","))
-    value = ",".join(dict.fromkeys(entry for entry in entries if entry))
-    return {"NO_PROXY": value, "no_proxy": value}
+    """Variables that keep the stack with this config file from being asked through a proxy; empty where none is set."""
+    own = own_networks(config) if proxy.named(os.environ) else []
+    return proxy.for_children(os.environ, own)
 
 
 def own_networks(config: Path) -> list[str]:
     """This machine, and every address and network of the stack; of a config that the program will refuse, none."""
-    # only where a proxy is set: to import the models costs half a second
-    import yaml
-
-    from settings.load import ConfigError, load
-
     here = ["localhost", "127.0.0.1", "::1"]
-    try:
-        read = yaml.safe_load(config.read_text()).get("config", {})
-        text = {key: v if isinstance(v, str) else json.dumps(_without_secrets(v)) for key, v in read.items()}
-        settings = load(text, preview=True)
-    except (OSError, AttributeError, yaml.YAMLError, ConfigError):
+    settings = settings_of(config)  # only where a proxy is set: to import the models costs half a second
+    if settings is None:
         return here
     machines = settings.machines
     networks = [
@@ -322,6 +338,22 @@ def own_networks(config: Path) -> list[str]:
         settings.cluster.service_cidr,
     ]
     return [*here, *map(str, machines.addresses.values()), *map(str, networks)]
+
+
+def settings_of(config: Path) -> Settings | None:
+    """Of a stack's config file, without its secrets; None where the program will refuse it."""
+    try:
+        import yaml
+
+        from settings.load import ConfigError, load
+    except ImportError:  # `make down` without .venv
+        return None
+    try:
+        read = yaml.safe_load(config.read_text()).get("config", {})
+        text = {key: v if isinstance(v, str) else json.dumps(_without_secrets(v)) for key, v in read.items()}
+        return load(text, preview=True)
+    except (OSError, AttributeError, yaml.YAMLError, ConfigError):
+        return None
 
 
 def _without_secrets(value: Any) -> Any:
@@ -337,15 +369,21 @@ def _is_encrypted(value: Any) -> bool:
     return isinstance(value, dict) and list(cast(dict[str, Any], value)) == ["secure"]
 
 
-def set_for_this_run(stack: Stack) -> list[str]:
-    """Options of `pulumi up` for VHOST_BACKEND and SPDK_SOURCE: a copy of the config file that has them."""
+def set_for_this_run(stack: Stack, numinst: str = "") -> list[str]:
+    """Options of the CLI for VHOST_BACKEND and SPDK_SOURCE: a copy of the config file that has them.
+
+    numinst: so many instances, in the copy; empty: those of the config file.
+    """
     backend, source = os.environ.get("VHOST_BACKEND"), os.environ.get("SPDK_SOURCE")
-    if not (backend or source):
+    if not (backend or source or numinst):
         return []
     import yaml
 
     read: dict[str, Any] = (yaml.safe_load(stack.config.read_text()) if stack.config.exists() else None) or {}
-    vhost: dict[str, Any] = read.setdefault("config", {}).setdefault(f"{project()}:vhost", {})
+    config: dict[str, Any] = read.setdefault("config", {})
+    if numinst:
+        config[f"{project()}:numinst"] = numinst
+    vhost: dict[str, Any] = config.setdefault(f"{project()}:vhost", {}) if backend or source else {}
     if backend:
         vhost["backend"] = backend
     if source:

@@ -75,6 +75,7 @@ def remove_leftovers(stack: Stack) -> int:
 def tidy(stack: Stack) -> None:
     """Remove what the CLI wrote here on its own account, unless an encrypted value of the user's needs it."""
     stack.drop_salt()
+    (STATE / f"{stack.name}.times.json").unlink(missing_ok=True)
     salts = any(re.search("^encryptionsalt:", f.read_text(), re.MULTILINE) for f in ROOT.glob("Pulumi.*.yaml"))
     if not salts and not states():
         shutil.rmtree(STATE, ignore_errors=True)

@@ -21,6 +21,7 @@ from operate.view import NO_ANSWER, TIMEOUT, Cluster
 from settings.names import CLAIM, NAMESPACE, VIDEO
 
 GONE = 120  # seconds that something deleted may take to go: its pods have some to end
+HELD = 20  # seconds after which a pod that ends is held by a disk that does not answer: its own limit is 5
 
 Say = Callable[[str], None]
 
@@ -87,22 +88,39 @@ def remake(cluster: Cluster, name: str) -> None:
 
 
 def outlast(cluster: Cluster, name: str) -> None:
-    """Wait until namespace `name` is deleted: Pulumi cannot make anything in it before, nor make it anew."""
-    _wait_until_gone(cluster.core.list_namespace, name)
+    """Wait until namespace `name` is deleted: Pulumi cannot make anything in it before, nor make it anew.
+
+    A video pod that reads its disk as the target goes never ends: nothing kills a process that waits for a disk, and
+    no target comes back into a namespace that is going. After HELD seconds such a pod is no longer waited for; its
+    process ends as soon as the next target answers.
+    """
+    held = time.monotonic() + HELD
+
+    def let_go() -> None:
+        if time.monotonic() < held:
+            return
+        for pod in cluster.core.list_namespaced_pod(NAMESPACE, _request_timeout=TIMEOUT).items:
+            if pod.metadata.deletion_timestamp:
+                delete_pod(cluster, str(pod.metadata.name), seconds=0)
+
+    _wait_until_gone(cluster.core.list_namespace, name, let_go)
 
 
-def _wait_until_gone(listed: Callable[..., Any], name: str) -> None:
+def _wait_until_gone(listed: Callable[..., Any], name: str, meanwhile: Callable[[], None] = lambda: None) -> None:
     end = time.monotonic() + GONE
     while any(found.metadata.name == name for found in listed(_request_timeout=TIMEOUT).items):
         if time.monotonic() > end:
             raise TimeoutError(f"it is still there after {GONE} s")
+        meanwhile()
         time.sleep(0.5)
 
 
-def delete_pod(cluster: Cluster, name: str) -> None:
+def delete_pod(cluster: Cluster, name: str, seconds: int | None = None) -> None:
     """Delete a video pod that serves another disk, or that nobody asked for: safe, because its disk keeps what it has,
-    and the StatefulSet's next pod of that name mounts its own."""
-    _unless_missing(lambda: cluster.core.delete_namespaced_pod(name, NAMESPACE, _request_timeout=TIMEOUT))
+    and the StatefulSet's next pod of that name mounts its own. seconds: that it has to end, instead of its own; 0: it
+    is not waited for."""
+    delete = cluster.core.delete_namespaced_pod
+    _unless_missing(lambda: delete(name, NAMESPACE, grace_period_seconds=seconds, _request_timeout=TIMEOUT))
 
 
 def forget_node(cluster: Cluster, name: str) -> None:

@@ -8,11 +8,13 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from operate.cli import ROOT, Exported, program
+from operate import cli
+from operate.cli import ROOT, Exported, Stack, program
 
 
 @dataclass(frozen=True)
@@ -109,3 +111,49 @@ def remove(kind: str, name: str) -> bool:
     """Remove an object of the Docker engine's; False where it is not there."""
     force = [] if kind == "network" else ["--force"]
     return subprocess.run(["docker", kind, "rm", *force, name], capture_output=True).returncode == 0
+
+
+def forget(stack: Stack, exported: Exported, host: str) -> list[str]:
+    """Take the steps of a storage host that is gone for good, and of its VMs, out of the state: Pulumi could not undo
+    them. Returns the names of their nodes. Their objects in the cluster stay in the state: Pulumi can delete those.
+
+    Refused for a host that is still in the config, which the same `up` would set up again.
+    """
+    from settings.changes import settings_of
+
+    before, now = settings_of(cli.outputs(exported).get("config", {})), cli.settings_of(stack.config)
+    storage = before.machines.storage if before else {}
+    if host not in storage:
+        raise SystemExit(
+            f"FORGET = {host!r}: the stack has no such storage host; nothing was changed; remedy: FORGET= one of"
+            f" {', '.join(storage) or '(none)'}"
+        )
+    nodes = [host, *storage[host]]
+    if now is None or any(node in now.machines.addresses for node in nodes):
+        raise SystemExit(
+            f"FORGET = {host!r}: the config still names {' or '.join(nodes)}, or cannot be used; nothing was changed;"
+            " remedy: remove them from spdk-k8s:machines, and see make preview"
+        )
+    resources = cli.resources(exported)
+    gone = {resource["urn"] for resource in resources if _is_of(resource, nodes)}
+    resources[:] = [_without(resource, gone) for resource in resources if resource["urn"] not in gone]
+    print(f"forgot {len(gone)} steps of {' and '.join(nodes)}: nobody undoes them there", file=sys.stderr)
+    return nodes
+
+
+def _is_of(resource: dict[str, Any], nodes: Collection[str]) -> bool:
+    """Whether it is a step of one of the nodes, or the component of a VM."""
+    kind, name = resource["type"], resource["urn"].rpartition("::")[2]
+    return (kind.startswith("command:") or kind.endswith(":WorkerVm")) and cli.is_of(name, nodes)
+
+
+def _without(resource: dict[str, Any], gone: Collection[str]) -> dict[str, Any]:
+    """A state in which one resource names another one that is not there is refused by the CLI."""
+    kept = {key: value for key, value in resource.items() if key != "deletedWith" or value not in gone}
+    if "dependencies" in kept:
+        kept["dependencies"] = [urn for urn in kept["dependencies"] if urn not in gone]
+    if "propertyDependencies" in kept:
+        kept["propertyDependencies"] = {
+            name: [urn for urn in urns or () if urn not in gone] for name, urns in kept["propertyDependencies"].items()
+        }
+    return kept

@@ -11,6 +11,7 @@ from operate import mend, view
 from operate.check import Drift, find
 from operate.view import Cluster, Outputs, Snapshot
 
+DUE = 60  # seconds for what the preview said, and has not begun when Pulumi is done: then the preview was wrong
 HOLD = 5  # seconds in which a VM's host begins to swap the disks of a target that started anew
 PAUSE = 1  # second between two looks
 
@@ -28,13 +29,22 @@ def limit(numinst: int) -> float:
     return 120 + 10 * numinst
 
 
+def nothing(_: Snapshot) -> list[str]:
+    return []
+
+
 def wait(
-    cluster: Cluster, made: Outputs, before: Snapshot | None = None, say: Callable[[str], None] = print
+    cluster: Cluster,
+    made: Outputs,
+    before: Snapshot | None = None,
+    say: Callable[[str], None] = print,
+    due: Callable[[Snapshot], list[str]] = nothing,
 ) -> Settled:
     """Look until nothing differs that comes by itself, at most `limit` seconds; says what it waits for.
 
-    before: a look from before the change. Where pods or disks are others by now, or something had to be waited for, all
-    must be well for HOLD seconds: the old disks answer until they are swapped.
+    before: a look from before the change. due: what is to happen and has not in this look, such as the restart of a pod
+    whose disk goes blank. Where pods or disks are others by now, or something had to be waited for, all must be well
+    for HOLD seconds: the old disks answer until they are swapped.
     """
     began = time.monotonic()
     since: float | None = None
@@ -43,10 +53,11 @@ def wait(
         seen = view.look(cluster, made)
         drifts = find(seen)
         now = time.monotonic()
-        if coming := [drift for drift in drifts if drift.comes]:
+        coming = [drift.what for drift in drifts if drift.comes] or (due(seen) if now - began < DUE else [])
+        if coming:
             since = None
-            if coming[0].what != told:
-                told = coming[0].what
+            if coming[0] != told:
+                told = coming[0]
                 say(f"waiting: {told}" + (f", and {len(coming) - 1} more" if len(coming) > 1 else ""))
             if now - began > limit(made.numinst):
                 say(f"waited {now - began:.0f} s: it is still so")
@@ -65,4 +76,4 @@ def _changed(before: Snapshot | None, seen: Snapshot) -> bool:
 
 
 def _lives(seen: Snapshot) -> set[tuple[str, int]]:
-    return {(str(pod.metadata.uid), view.restarts(pod)) for pod in seen.pods}
+    return set(map(view.life, seen.pods))

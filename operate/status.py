@@ -12,6 +12,7 @@ import time
 from operate import view
 from operate.view import Cluster, Snapshot, Usage
 from settings.names import VIDEO
+from settings.qos import in_words
 
 
 def mib(size: int | None) -> str:
@@ -74,13 +75,28 @@ def video_rows(seen: Snapshot, usage: Usage) -> list[list[str]]:
         v.spec.claim_ref.name: v.spec.local.path for v in seen.volumes.values() if v.spec.claim_ref and v.spec.local
     }
     found = {i: pod for pod in seen.pods if (i := view.ordinal(pod)) is not None}
-    rows = [["#", "POD", "NODE", "READY", "RESTARTS", "DISK", "SIZE", "USED", "PAGE", "ANSWER", "RTMP"]]
+    limits = {name: disk.in_force for target in seen.targets.values() for name, disk in target.disks.items()}
+    shown = any(limits.values())
+    heads = ["#", "POD", "NODE", "READY", "RESTARTS", "DISK", "SIZE", "USED", *(["LIMITS"] if shown else [])]
+    rows = [[*heads, "PAGE", "ANSWER", "RTMP"]]
     for i in sorted(found.keys() | set(range(len(made.pages)))):
         name, pod = f"{VIDEO}-{i}", found.get(i)
         size, used = usage.disks.get(view.claim(name), (None, None))
         state = [pod.spec.node_name or "-", view.ready(pod), str(view.restarts(pod))] if pod else ["-", "-", "-"]
         served = [made.pages[i], seen.pages[i].status, made.streams[i]] if i < len(made.pages) else ["-", "-", "-"]
-        rows.append([str(i), name, *state, paths.get(view.claim(name), "-"), mib(size), mib(used), *served])
+        its = [in_words(limits.get(f"vhost.{i}", {}))] if shown else []
+        rows.append([str(i), name, *state, paths.get(view.claim(name), "-"), mib(size), mib(used), *its, *served])
+    return rows
+
+
+def cpu_rows(seen: Snapshot) -> list[list[str]]:
+    """One for each role of the CPU plan on each storage host that reports."""
+    rows = [["HOST", "ROLE", "CORES", "THREADS"]]
+    for app, said in seen.targets.items():
+        host = next((view.home(pod) for pod in seen.of(app)), "-")
+        for role, (cores, threads) in said.cpus.roles.items() if said.cpus else ():
+            name = role if role in ("target", "emulator", "system") else f"vCPUs of {role}"
+            rows.append([host, name, cores or "-", str(threads)])
     return rows
 
 
@@ -98,12 +114,21 @@ def wrong(seen: Snapshot) -> list[str]:
         if not view.is_ready(node):
             condition = view.ready_condition(node)
             said.append(f"node {name} is not Ready: {condition.message if condition else 'it never was'}")
-        if view.cordoned(node):
+        if view.changing(node):
+            said.append(f"node {name} is drained, because its VM is being changed; if no up works on it: make up")
+        elif view.cordoned(node):
             said.append(f"node {name} is cordoned: kubectl uncordon {name}")
     for pod in seen.pods:
         if not view.well(pod):
             why = view.reason(pod, seen.warnings)
             said.append(f"pod {pod.metadata.name} is not ready{f': {why}' if why else ''}")
+    said += [f"VM spdk-k8s-{vm}: {why}" for target in seen.targets.values() for vm, why in target.sick.items()]
+    said += [
+        f"disk {name} {disk.unlimited}"
+        for target in seen.targets.values()
+        for name, disk in target.disks.items()
+        if disk.unlimited
+    ]
     said += [f"there is no pod of the vhost target {app}" for app in made.targets if not seen.of(app)]
     if (count := sum(view.ordinal(pod) is not None for pod in seen.pods)) != made.numinst:
         said.append(f"{count} of {made.numinst} video pods exist")
@@ -116,6 +141,8 @@ def show(cluster: Cluster, seen: Snapshot) -> int:
     print(table(node_rows(seen)), end="\n\n")
     print(table(pod_rows([pod for pod in seen.pods if view.ordinal(pod) is None])), end="\n\n")
     print(f"vhost backend: {seen.made.backend}, because {seen.made.reason}\n")
+    if seen.made.planned:
+        print(table(cpu_rows(seen)), end="\n\n")
     usage = settled_usage(cluster, videos)
     print(table(video_rows(seen, usage)), flush=True)
     said = wrong(seen) + [f"how full the disks on {node} are is not known: {why}" for node, why in usage.silent.items()]

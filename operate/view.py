@@ -22,7 +22,8 @@ import urllib3
 import yaml
 from kubernetes import client, config
 
-from settings.names import AGENT_PORT, CLAIM, NAMESPACE, VIDEO
+from settings.names import AGENT_PORT, CHANGING, CLAIM, NAMESPACE, VIDEO
+from settings.qos import in_words
 
 TIMEOUT = 10  # seconds for each answer of the API server
 AT_ONCE = 16  # questions
@@ -55,6 +56,7 @@ class Outputs:
 
     nodes: name -> address, the control plane's machine first. vms: names of the nodes that are VMs.
     targets: app label of a vhost target -> ordinals of the disks that it serves. disks, pages, streams: by ordinal.
+    cpus: the config's CPU plan, as JSON values.
     """
 
     numinst: int
@@ -67,6 +69,12 @@ class Outputs:
     disks: Sequence[Disk]
     pages: Sequence[str]
     streams: Sequence[str]
+    cpus: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def planned(self) -> bool:
+        """Whether there is a CPU plan."""
+        return any(self.cpus.values())
 
     @property
     def master(self) -> str:
@@ -87,6 +95,7 @@ class Outputs:
             disks=[Disk(disk["node"], disk["path"]) for disk in made["disks"]],
             pages=made["pages"],
             streams=made["streams"],
+            cpus=made.get("config", {}).get("cpus", {}),  # an earlier version's `up` knew no plan
         )
 
 
@@ -163,11 +172,11 @@ class Answer:
         return self.body.decode(errors="replace").strip("\0 \n")
 
 
-def fetch(url: str) -> Answer:
+def fetch(url: str, timeout: float = 5) -> Answer:
     try:
         # the nodes are in networks of the stack's own: never through a proxy
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=5) as response:
+        with opener.open(url, timeout=timeout) as response:
             return Answer(str(response.status), response.read())
     except urllib.error.HTTPError as error:
         return Answer(str(error.code), error.read())
@@ -177,38 +186,83 @@ def fetch(url: str) -> Answer:
 
 @dataclass(frozen=True)
 class Served:
-    """A disk, as the disk agent sees it. state: plugged, served, missing, refused, … why: the reason, if any."""
+    """A disk, as the disk agent sees it. state: plugged, served, missing, refused, … why: the reason, if any.
+    limits: those that it should have. in_force: those that the target holds it to."""
 
     state: str
     why: str = ""
+    limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    in_force: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def unlimited(self) -> str:
+        """What there is to say of limits that are not in force; empty: they are."""
+        if self.limits == self.in_force or self.state not in ("plugged", "served"):
+            return ""
+        why = f": {self.why}" if self.why else ""
+        return f"has {in_words(self.in_force)}, and should have {in_words(self.limits)}{why}"
 
 
 @dataclass(frozen=True)
 class Target:
     """What the disk agent of a vhost target says. disks: by name. outdated: VMs that run by an earlier definition.
-    error: why it could not be asked."""
+    sick: VM whose QEMU does not answer, or whose guest's kernel is not up -> what there is to say of it.
+    cpus: what the host reports of its CPU plan. error: why it could not be asked."""
 
     disks: Mapping[str, Served] = field(default_factory=dict[str, Served])
     outdated: Sequence[str] = ()
+    sick: Mapping[str, str] = field(default_factory=dict[str, str])
+    cpus: Cpus | None = None
     error: str = ""
 
 
-def ask(core: client.CoreV1Api, pod: str) -> Target:
-    """The disk agent in `pod`, by GET /disks through the API server."""
-    try:
+@dataclass(frozen=True)
+class Cpus:
+    """What a storage host reports of its CPU plan. age: of the report, in seconds. roles: target, emulator, system and
+    each VM -> its cores, and how many threads are on them. astray: threads that may run elsewhere, in words."""
+
+    age: float
+    roles: Mapping[str, tuple[str, int]]
+    astray: Sequence[str] = ()
+
+
+def ask(core: client.CoreV1Api, pod: str, *, planned: bool = False) -> Target:
+    """The disk agent in `pod`, by GET /disks and, where there is a CPU plan, /cpus through the API server."""
+
+    def answer(path: str) -> Any:
         # the client says that it returns text; unread it is urllib3's response
-        answer: Any = core.connect_get_namespaced_pod_proxy_with_path(
-            f"{pod}:{AGENT_PORT}", NAMESPACE, "disks", _preload_content=False, _request_timeout=TIMEOUT
+        got: Any = core.connect_get_namespaced_pod_proxy_with_path(
+            f"{pod}:{AGENT_PORT}", NAMESPACE, path, _preload_content=False, _request_timeout=TIMEOUT
         )
-        said: Any = json.loads(answer.data)
+        return json.loads(got.data)
+
+    try:
+        said = answer("disks")
         return Target(
-            disks={disk["name"]: Served(disk["state"], disk["why"]) for disk in said["disks"]},
+            # an earlier version's agent knows no limits
+            disks={
+                disk["name"]: Served(disk["state"], disk["why"], disk.get("limits", {}), disk.get("limitsInForce", {}))
+                for disk in said["disks"]
+            },
             outdated=[name for name, vm in said["vms"].items() if vm["outdated"]],
+            sick={name: words for name, vm in said["vms"].items() if (words := _sickness(vm))},
+            cpus=_cpus(answer("cpus")) if planned else None,
         )
     except NO_ANSWER as error:
         return Target(error=why(error))
     except (ValueError, KeyError, TypeError):
         return Target(error="its answer is not that of a disk agent")
+
+
+def _cpus(said: Any) -> Cpus | None:
+    if not said:
+        return None
+    roles = {role: (found["cores"], int(found["threads"])) for role, found in said["roles"].items()}
+    return Cpus(float(said["age"]), roles, said["astray"])
+
+
+def _sickness(vm: Mapping[str, Any]) -> str:
+    return vm["why"] if vm["qemu"] == "silent" else vm.get("booting", "")  # an earlier version's agent has no such word
 
 
 @dataclass(frozen=True)
@@ -261,7 +315,11 @@ def look(cluster: Cluster, made: Outputs) -> Snapshot:
         markers = [each.submit(fetch, f"{page}marker") for page in made.pages]
         try:
             serving = {label(pod): str(pod.metadata.name) for pod in pods.result().items if well(pod)}
-            targets = {app: each.submit(ask, core, serving[app]) for app in made.targets if app in serving}
+            targets = {
+                app: each.submit(ask, core, serving[app], planned=made.planned)
+                for app in made.targets
+                if app in serving
+            }
             known = Snapshot(
                 made,
                 nodes={str(node.metadata.name): node for node in nodes.result().items},
@@ -340,6 +398,11 @@ def cordoned(node: Node) -> bool:
     return bool(node.spec and node.spec.unschedulable)
 
 
+def changing(node: Node) -> bool:
+    """Whether it is drained, because its VM is being changed, or because that was cut off."""
+    return CHANGING in (node.metadata.annotations or {})
+
+
 def label(pod: Pod) -> str:
     """Of its app."""
     return (pod.metadata.labels or {}).get("app", "")
@@ -383,6 +446,11 @@ def _reason(pod: Pod, warnings: Mapping[str, str]) -> str:
 
 def restarts(pod: Pod) -> int:
     return sum(c.restart_count for c in pod.status.container_statuses or [])
+
+
+def life(pod: Pod) -> tuple[str, int]:
+    """Another one after the pod was made anew, or its container restarted."""
+    return str(pod.metadata.uid), restarts(pod)
 
 
 def revision(pod: Pod) -> str:

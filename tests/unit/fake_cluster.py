@@ -31,13 +31,20 @@ def made(count: int = 2) -> dict[str, Any]:
 
 
 def node(
-    name: str, *, ready: bool = True, labels: dict[str, str] | None = None, cordoned: bool = False
+    name: str,
+    *,
+    ready: bool = True,
+    labels: dict[str, str] | None = None,
+    cordoned: bool = False,
+    annotations: dict[str, str] | None = None,
 ) -> client.V1Node:
     condition = client.V1NodeCondition(type="Ready", status=str(ready), message="kubelet has stopped posting")
     info = client.V1NodeSystemInfo.model_construct(kubelet_version="v1", kernel_version="6.12")
     address = client.V1NodeAddress(address=made()["nodes"][name], type="InternalIP")
     return client.V1Node(
-        metadata=client.V1ObjectMeta(name=name, labels={"type1": name} if labels is None else labels),
+        metadata=client.V1ObjectMeta(
+            name=name, labels={"type1": name} if labels is None else labels, annotations=annotations
+        ),
         spec=client.V1NodeSpec(unschedulable=cordoned or None),
         status=client.V1NodeStatus(conditions=[condition], addresses=[address], node_info=info),
     )
@@ -82,7 +89,8 @@ class FakeCluster:
     """Stands in for CoreV1Api and AppsV1Api, and for the pages.
 
     error: what each question is answered with. silent: nodes whose kubelet does not answer. markers, pages: what the
-    instance of that number answers, where it is not what it should. done: what was changed, in words.
+    instance of that number answers, where it is not what it should. cpus: what the host reports of its CPU plan.
+    done: what was changed, in words.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> None:
@@ -91,6 +99,7 @@ class FakeCluster:
         self.pods += [pod(f"{VIDEO}-{i}", VIDEO, "worker2") for i in range(count)]
         self.volumes = [volume(i) for i in range(count)]
         self.served = {f"vhost.{i}": "plugged" for i in range(count)}
+        self.limits: dict[str, dict[str, dict[str, int]]] = {}  # disk -> its limits, wanted and in force
         self.markers: dict[int, view.Answer] = {}
         self.pages: dict[int, view.Answer] = {}
         self.events: list[client.CoreV1Event] = []
@@ -99,6 +108,8 @@ class FakeCluster:
         self.error: Exception | None = None
         self.silent: set[str] = set()
         self.outdated = False
+        self.cpus: dict[str, Any] = {}
+        self.booting = self.silence = ""
         self.done: list[str] = []
         self.made = view.Outputs.parse(made(count))
         self.cluster = view.Cluster(core=self, apps=self)  # type: ignore[arg-type]
@@ -153,11 +164,18 @@ class FakeCluster:
     ) -> SimpleNamespace:
         """What the disk agent in the target's pod answers."""
         pod, _, port = name.partition(":")
-        assert (namespace, port, path) == (NAMESPACE, "9301", "disks")
+        assert (namespace, port) == (NAMESPACE, "9301")
         if any(p.metadata.name == pod and p.spec.node_name in self.silent for p in self.pods):
             raise DOWN
-        disks = [{"name": disk, "state": state, "why": "a reason"} for disk, state in self.served.items()]
-        vms = {"vm": {"qemu": "answers", "why": "", "outdated": self.outdated}}
+        if path == "cpus":
+            return SimpleNamespace(data=json.dumps(self.cpus))
+        assert path == "disks"
+        disks = [
+            {"name": disk, "state": state, "why": "a reason", **self.limits.get(disk, {})}
+            for disk, state in self.served.items()
+        ]
+        qemu = {"qemu": "silent" if self.silence else "answers", "why": self.silence}
+        vms = {"vm": qemu | {"outdated": self.outdated, "booting": self.booting}}
         return SimpleNamespace(data=json.dumps({"disks": disks, "vms": vms}))
 
     def fetch(self, url: str) -> view.Answer:

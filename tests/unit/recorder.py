@@ -27,6 +27,7 @@ KEYS = {
 }
 STDOUT = {  # end of a step's name -> what it prints
     "-keys": json.dumps(KEYS),
+    "-publish-key": "PRIVATE-publish-key",
     "-certificate": json.dumps(
         {"ca": "CA", "certificate": "CERTIFICATE", "key": "PRIVATE-tls", "password": "PRIVATE-password"}
     ),
@@ -74,6 +75,8 @@ class Recorder(mocks.Mocks):
         outputs = dict(args.inputs)
         if args.typ.startswith("command:"):
             outputs["stdout"] = next((text for end, text in STDOUT.items() if args.name.endswith(end)), "")
+        if args.typ.startswith("kubernetes:") and "metadata" in outputs:
+            outputs["metadata"] = {"name": args.name, **outputs["metadata"]}
         if args.typ == "docker:index/image:Image":
             name = str(args.inputs["imageName"])
             outputs["repoDigest"] = f"{name.rpartition(':')[0]}@sha256:{hashlib.sha256(name.encode()).hexdigest()}"

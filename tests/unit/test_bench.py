@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-from bench import figures, programs, timeline
+from bench import boots, figures, programs, timeline
 from bench.figures import Figure
 from bench.programs import Took
 from bench.stack import mebibytes
@@ -136,3 +137,18 @@ def test_a_part_that_is_measured_again_replaces_its_figures_only(tmp_path: Path)
     figures.save(file, FIGURES)
     again = [Figure("bringup", "ratio", 1.1, "x", 1.5)]
     assert figures.merge(figures.load(file), again) == [FIGURES[3], *again]
+
+
+def test_a_boot_of_the_series_is_a_vms_but_for_its_network_and_media() -> None:
+    asked = argparse.Namespace(
+        vcpus=2, memory=1024, cpu="qemu64", accel="", append="nohz=off", qemu="-machine hpet=off"
+    )
+    words = boots.arguments(asked)
+    options = [word for word in words if word.startswith("-")]
+    alone = {"-nodefaults", "-no-user-config"}
+    assert len([word for word in options if word not in alone]) == len(words) - len(options)
+    assert words[words.index("-append") + 1].endswith(" ds=nocloud nohz=off")
+    assert words[words.index("-cpu") + 1] == "qemu64"
+    assert words[-2:] == ["-machine", "hpet=off"]
+    assert not [word for word in words if "tap" in word or "media" in word]
+    assert len([word for word in words if word.startswith("pcie-root-port")]) == 32

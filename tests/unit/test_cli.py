@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from operate import cli
 from operate.cli import Stack
+from settings import proxy
 
 pytestmark = pytest.mark.unit
 
@@ -26,8 +30,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cli, "ROOT", tmp_path)
     monkeypatch.setattr(cli, "STATE", tmp_path / ".state")
     (tmp_path / "Pulumi.yaml").write_text("name: tiny\n")
-    for name in (*cli.PROXIES, "NO_PROXY", *(name.lower() for name in (*cli.PROXIES, "NO_PROXY"))):
+    for name in (*proxy.NAMES, "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     for name in ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE", "VHOST_BACKEND", "SPDK_SOURCE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -201,20 +206,66 @@ def test_the_folder_of_another_run_stays(checkout: Path) -> None:
     assert other.exists()
 
 
+@pytest.mark.parametrize(
+    "logins",
+    [
+        {"credsStore": "desktop"},
+        {"credHelpers": {"172.30.97.2:5000": "desktop"}},
+        {"auths": {"https://index.docker.io/v1/": {"auth": "dXNlcjpodXNo"}}},
+        {},
+    ],
+)
+def test_the_users_docker_logins_are_neither_asked_nor_changed(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, logins: dict[str, Any]
+) -> None:
+    """As Docker's library looks a login up: the config's store, else one of the platform that is installed."""
+    users = checkout / "docker"
+    (users / "contexts").mkdir(parents=True)
+    config = users / "config.json"
+    config.write_text(before := json.dumps({**logins, "currentContext": "mine", "proxies": {"default": {}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(users))
+    with cli.session("dev"):
+        mine = Path(os.environ["DOCKER_CONFIG"])
+        assert mine.is_relative_to(os.environ["TMPDIR"]), "gone with the session"
+        assert mine.stat().st_mode & 0o077 == 0
+        read = json.loads((mine / "config.json").read_text())
+        assert (read.pop("currentContext"), read.pop("proxies")) == ("mine", {"default": {}})
+        helper = shutil.which(f"docker-credential-{read.pop('credsStore')}")
+        assert read == {}, "no login"
+        assert helper
+        assert subprocess.run([helper, "list"], capture_output=True, text=True, check=True).stdout == "{}\n"
+        none = subprocess.run([helper, "get"], input="172.30.97.2:5000", capture_output=True, text=True)
+        assert (none.returncode, none.stdout) == (1, "credentials not found in native keychain\n")
+        assert (mine / "contexts").resolve() == (users / "contexts").resolve()
+    assert config.read_text() == before
+    assert (users / "contexts").is_dir()
+    assert os.environ["DOCKER_CONFIG"] == str(users)
+
+
+def test_a_docker_config_that_cannot_be_read_is_left_to_dockers_client(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "config.json").write_text("{")
+    monkeypatch.setenv("DOCKER_CONFIG", str(checkout))
+    with cli.session("dev"):
+        assert os.environ["DOCKER_CONFIG"] == str(checkout)
+
+
 DEV = {"spdk-k8s:configVersion": "1", "spdk-k8s:machines": {"kind": "containers", "subnet": "172.30.60.0/24"}}
 
 
-@pytest.mark.parametrize("proxy", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "http_proxy"])
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "http_proxy"])
 def test_the_stacks_own_addresses_are_never_asked_through_a_proxy(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (checkout / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": DEV}))
-    monkeypatch.setenv(proxy, "http://proxy:3128")
+    monkeypatch.setenv(name, "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "intranet, .corp")
     monkeypatch.setenv("no_proxy", "intranet,other")
     with cli.session("dev"):
         shown = subprocess.run(["printenv", "NO_PROXY", "no_proxy"], capture_output=True, text=True, check=True).stdout
-        assert os.environ[proxy] == "http://proxy:3128", "downloads need it"
+        for spelt in (name.upper(), name.lower()):
+            assert os.environ[spelt] == "http://proxy:3128", "downloads need it, whichever case a program reads"
     for line in shown.splitlines():
         entries = line.split(",")
         assert entries[:3] == ["intranet", ".corp", "other"]
@@ -236,9 +287,13 @@ def test_servers_with_encrypted_keys_are_known_and_a_bad_config_is_for_the_progr
     file = checkout / "Pulumi.lab.yaml"
     file.write_text(yaml.safe_dump(lab))
     assert {"192.0.2.11", "192.0.2.13", "192.0.2.0/24"} <= set(cli.own_networks(file))
+    good = file.read_text()
     for bad in ("config: {spdk-k8s:numinst: '0'}", "[", "- a", "config: 3"):
         file.write_text(bad)
         assert cli.own_networks(file) == ["localhost", "127.0.0.1", "::1"]
+    file.write_text(good)
+    monkeypatch.setitem(sys.modules, "yaml", None)  # `make down` without .venv
+    assert cli.own_networks(file) == ["localhost", "127.0.0.1", "::1"]
 
 
 def test_settings_for_one_run_leave_the_config_file_as_it_is(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,3 +343,32 @@ def test_the_programs_start_without_third_party_modules() -> None:
     """`make down` also runs where .venv was deleted: with the system's Python."""
     without = "import sys; sys.modules['yaml'] = sys.modules['pydantic'] = sys.modules['kubernetes'] = None"
     subprocess.run([sys.executable, "-c", f"{without}\nimport operate.down"], cwd=Path(__file__).parents[2], check=True)
+
+
+def test_so_many_instances_for_a_preview_are_in_a_copy_of_the_config(checkout: Path) -> None:
+    (checkout / "Pulumi.dev.yaml").write_text("config:\n  tiny:numinst: '3'\n  tiny:vm: {vcpus: 2}\n")
+    assert cli.set_for_this_run(Stack("dev"), "5") == ["--config-file", str(cli.STATE / "dev.yaml")]
+    copy = yaml.safe_load((cli.STATE / "dev.yaml").read_text())
+    assert copy == {"config": {"tiny:numinst": "5", "tiny:vm": {"vcpus": 2}}}
+    assert "'3'" in (checkout / "Pulumi.dev.yaml").read_text()
+    assert cli.set_for_this_run(Stack("dev")) == []
+
+
+def test_settings_of_a_config_file_leave_out_its_secrets(checkout: Path) -> None:
+    config = checkout / "Pulumi.dev.yaml"
+    config.write_text("config:\n  spdk-k8s:numinst: '5'\n  spdk-k8s:vm:\n    vcpus: 3\n")
+    found = cli.settings_of(config)
+    assert found is not None
+    assert (found.numinst, found.vm.vcpus) == (5, 3)
+    config.write_text("config:\n  spdk-k8s:numinst: none\n")
+    assert cli.settings_of(config) is None
+    assert cli.settings_of(checkout / "Pulumi.other.yaml") is None
+
+
+def test_an_export_runs_beside_other_work(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pulumi(
+        checkout, monkeypatch, f"""while [ ! -e "{checkout}/go" ]; do sleep 0.01; done; echo '{{"deployment": {{}}}}'"""
+    )
+    result = Stack("dev").exporting()
+    (checkout / "go").touch()
+    assert result() == {"deployment": {}}

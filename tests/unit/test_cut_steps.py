@@ -53,6 +53,31 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+HELD = """[[ " $* " != *" update "* || $(wc -l <"$ROOT/asked") -gt 2 ]] && exit 0
+echo "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 6 (apt-get)" >&2; exit 100"""
+
+
+def test_the_lists_lock_of_another_apt_is_waited_for(machine: Machine) -> None:
+    machine.program("dpkg-query", "echo bash installed")
+    machine.program("apt-get", f'echo "$@" >>"$ROOT/asked"; {HELD}')
+    machine.runs("node", "packages one")
+    asked = machine.text("asked").splitlines()
+    assert len([line for line in asked if "update" in line]) == 3
+    assert "install" in asked[-1]
+    done = machine.run("node", "APT_PATIENCE=0; rm $ROOT/asked; packages two")
+    assert done.returncode == 1
+    assert "held by process 6" in done.stderr
+
+
+def test_lists_that_cannot_be_downloaded_are_not_asked_for_again(machine: Machine) -> None:
+    machine.program("dpkg-query", "echo bash installed")
+    machine.program("apt-get", """echo "$@" >>"$ROOT/asked"; echo "E: Malformed entry 1 in list file" >&2; exit 100""")
+    done = machine.run("node", "packages one")
+    assert done.returncode == 1
+    assert "Malformed entry" in done.stderr
+    assert len(machine.text("asked").splitlines()) == 1
+
+
 def test_packages_of_an_installation_that_was_killed_are_removed_with_the_others(machine: Machine) -> None:
     (machine.root / "installed").write_text("bash\n")
     machine.program("dpkg-query", """sed 's/$/ installed/' "$ROOT/installed" """)
@@ -146,3 +171,17 @@ def test_no_key_is_printed_when_the_certificate_cannot_be_made(machine: Machine,
     assert made.stdout == ""
     assert "KEY" not in made.stderr
     assert "no entropy" in made.stderr
+
+
+@pytest.mark.parametrize(("found", "wanted"), [("128", "1024"), ("8192", "8192")])
+def test_kernel_settings_are_there_again_after_a_boot(machine: Machine, found: str, wanted: str) -> None:
+    """systemd applies the file before kubelet starts. What allows for more already stays."""
+    (machine.root / "instances").write_text(f"{found}\n")
+    machine.program("modprobe", "")
+    machine.program("sysctl", 'echo "$@" >>"$ROOT/asked"')
+    there = "s,/etc/,'$ROOT'/etc/,; s,/proc/sys/fs/inotify/max_user_,'$ROOT'/,"
+    machine.runs("node", f"""eval "$(declare -f kernel | sed '{there}')"; kernel""")
+    settings = machine.text("etc/sysctl.d/90-spdk-k8s.conf")
+    assert f"fs.inotify.max_user_instances = {wanted}" in settings
+    assert "net.ipv4.ip_forward = 1" in settings
+    assert machine.text("asked").strip().endswith("90-spdk-k8s.conf")

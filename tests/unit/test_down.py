@@ -91,10 +91,13 @@ def test_everything_goes_protected_or_not(world: World, capsys: pytest.CaptureFi
 
 
 def test_another_stack_of_the_checkout_keeps_the_state_folder(world: World) -> None:
+    times = world.root / ".state/dev.times.json"
+    times.touch()
     (world.root / "Pulumi.other.yaml").write_text("encryptionsalt: v1:x\nconfig: {}\n")
     (world.root / ".state/.pulumi/stacks/spdk-k8s/dev.json").unlink()
     assert world.down() == 0
     assert (world.root / ".state").exists()
+    assert not times.exists(), "what was measured on the stack that is gone"
 
 
 def test_without_a_state_what_carries_the_labels_goes(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,34 @@ LAYOUTS["lab"] = {
     "machines": {
         "kind": "ssh",
         "master": {"address": "10.1.2.11", **SERVER},
-        "worker1": {"address": "10.1.2.12", **SERVER, "jumpHost": {"address": "10.9.9.9", **SERVER}},
+        "worker1": {
+            "address": "10.1.2.12",
+            **SERVER,
+            "hostKey": "ssh-ed25519 AAAAB",
+            "jumpHost": {"address": "10.9.9.9", **SERVER},
+        },
         "worker2": {"address": "10.1.2.13", "gateway": "10.1.2.1"},
+    },
+}
+LAYOUTS["lab of two storage hosts, with two VMs and one"] = {
+    "numinst": 5,
+    "vhost": QEMU,
+    "machines": {
+        "kind": "ssh",
+        "master": {"address": "10.1.2.11", **SERVER},
+        "storage": [
+            {
+                **{"name": "worker1", "address": "10.1.2.12", **SERVER, "hostKey": "ssh-ed25519 AAAAB"},
+                "vms": [
+                    {"name": "worker2", "address": "10.1.2.13", "gateway": "10.1.2.1"},
+                    {"name": "worker3", "address": "10.1.2.14"},
+                ],
+            },
+            {
+                **{"name": "worker4", "address": "10.1.2.15", **SERVER, "hostKey": "ssh-ed25519 AAAAC"},
+                "vms": [{"name": "worker5", "address": "10.1.2.16"}],
+            },
+        ],
     },
 }
 GOLDEN = Path(__file__).parent / "golden"
@@ -255,10 +282,10 @@ def test_a_target_is_the_last_to_be_evicted_or_killed() -> None:
 
 def test_a_targets_memory_does_not_pay_for_its_guests() -> None:
     """QEMU touches all of the guest's memory itself. The target's limit counts its own memory and the page tables."""
-    graph = run_program(**LAYOUTS["dev"])
+    graph = run_program(**LAYOUTS["lab"])
     assert ",share=on,prealloc=on" in graph["worker2/worker2-vm"].inputs["stdin"]
     small, large = (
-        run_program(**LAYOUTS["dev"], vm={"memoryMib": mib})["vhost/vhost"].inputs["spec"]["template"]["spec"][
+        run_program(**LAYOUTS["lab"], vm={"memoryMib": mib})["vhost/vhost"].inputs["spec"]["template"]["spec"][
             "containers"
         ][0]
         for mib in (3072, 6144)
@@ -279,7 +306,7 @@ def test_an_undo_is_spared_where_its_machine_goes(graph: Graph) -> None:
     for step in of_type(graph, STEP):
         host = host_of(graph, step)
         if machines(graph) == "lab":  # a server stays: only the VM with its disks is deleted
-            expected = "worker2/worker2-vm" if host in carrier or "-disk-" in step.name else ""
+            expected = f"{host}/{host}-vm" if host in carrier else ""
             assert step.deleted_with == expected or not step.inputs.get("delete"), step.path
         elif step.name.endswith(("-hugepages", "-devices")):
             assert step.deleted_with == "", "a container's are those of the machine below it"
@@ -376,14 +403,19 @@ def test_where_secrets_go(graph: Graph) -> None:
     assert carries["cluster/cluster-provider"] == {"kubeconfig"}
     assert carries["images/images-app-vs-p2"] == {"registry"}
     (stack,) = of_type(graph, STACK)
-    assert stack.secret_outputs == {"kubeconfig", "sshKey"}
+    assert carries["video/video-publish"] == {"stringData"}
+    assert stack.secret_outputs == {"kubeconfig", "publishKey", "sshKey"}
 
 
 def test_results_of_steps_are_secret_and_stay_out_of_logs(graph: Graph) -> None:
     for step in of_type(graph, STEP):
         assert "stdout" in step.request.additionalSecretOutputs, step.path
         assert step.inputs["logging"] == "stderr", step.path
-    for path in (f"{machines(graph)}/{machines(graph)}-keys", "registry/registry-certificate"):
+    for path in (
+        f"{machines(graph)}/{machines(graph)}-keys",
+        "registry/registry-certificate",
+        "video/video-publish-key",
+    ):
         made = graph[path]
         assert "stdout" in made.request.additionalSecretOutputs
         assert made.inputs["logging"] == "none"
@@ -439,6 +471,23 @@ def test_a_changed_image_rolls_just_its_pods(monkeypatch: pytest.MonkeyPatch, fo
     assert set(changed(before, record(main, LAYOUTS["dev"]))) == touches
 
 
+@pytest.mark.parametrize("change", [{"vcpus": 4}, {"memoryMib": 4096}, {"diskSlots": 64}, {"accel": "tcg"}])
+def test_a_vm_that_changes_is_drained_boots_anew_and_gets_its_pods_back(change: dict[str, Any]) -> None:
+    """U16: `up` said that it had changed the VM, and nothing had."""
+    config = {"vhost": POD | {"memoryMib": 2048}, "machines": {"kind": "containers", "vmsPerHost": 2}}
+    before, after = (run_program(**config, vm=vm) for vm in ({"vcpus": 3}, {"vcpus": 3} | change))
+    touched = {path for path, inputs in changed(before, after).items() if "stdin" in inputs}
+    for vm in ("worker2", "worker3"):
+        order = [f"{vm}/{vm}-drained", f"{vm}/{vm}-vm", f"{vm}/{vm}-answers", f"cluster/cluster-{vm}-ready"]
+        assert set(order) <= touched
+        for first, then in itertools.pairwise(order):
+            assert first in waits_for(after, then)
+        assert host_of(after, after[order[0]]) == "master"
+        # kubelet and the join stay as they are
+        assert not {f"cluster/cluster-{vm}-node", f"cluster/cluster-{vm}-join"} & touched
+    assert "video/video" not in changed(before, after)
+
+
 POD = {"backend": "qemu-storage-daemon", "bdev": "aio", "memoryMib": 1024}  # its memory does not depend on its disks
 
 
@@ -468,3 +517,77 @@ def test_a_smaller_n_gives_disks_back_and_deletes_nothing_on_them() -> None:
     assert storage_class.inputs["reclaimPolicy"] == "Retain"
     assert "video/video" in waits_for(graph, "worker2/worker2-disks-released")
     assert "video/video-disk-2" in waits_for(graph, "video/video")
+
+
+# --- a VM that is added ----------------------------------------------------------------------------------------------
+
+
+def with_vms(numinst: int = 3, vhost: dict[str, object] = QEMU, **machines: object) -> Graph:
+    return run_program(numinst=numinst, vhost=vhost, machines={"kind": "containers", **machines})
+
+
+def assignments(stdin: str) -> dict[str, str]:
+    """The variables that a step's script begins with."""
+    library = (hosts.SCRIPTS / "lib.sh").read_text()
+    return dict(word.split("=", 1) for word in shlex.split(stdin.partition(library)[0]))
+
+
+@pytest.mark.parametrize(
+    ("machines", "added"),
+    [
+        ({"vmsPerHost": 2, "since": {"worker3": 3}}, {"worker3"}),
+        ({"storageHosts": 2, "since": {"worker4": 3}}, {"worker3", "worker4"}),
+    ],
+    ids=["a VM", "a storage host"],
+)
+@pytest.mark.parametrize("backend", ["qemu-storage-daemon", "spdk"])
+def test_a_vm_that_is_added_touches_nothing_that_runs(backend: str, machines: dict[str, Any], added: set[str]) -> None:
+    """The steps that must hear of it: the sum of memory, the routes to the new nodes' pods, the agent's list of VMs and
+    the steps that wait for the agent."""
+    vhost: dict[str, object] = {"backend": backend}
+    before, after = with_vms(vhost=vhost), with_vms(vhost=vhost, **machines)
+    assert not set(before) - set(after)
+    new = set(after) - set(before)
+    assert {path for path in new if not any(name in path for name in added)} == set()
+
+    nodes = {f"cluster/cluster-{name}-node" for name in ("master", "worker1", "worker2")}
+    on_host = {"vhost/vhost-config", "worker2/worker2-disks", "worker2/worker2-disks-released"}
+    expected = {"dev/dev-preflight", *nodes, *(on_host if "vmsPerHost" in machines else ())}
+    differs = {path: before[path].inputs for path in before if before[path].inputs != after[path].inputs}
+    assert set(differs) == expected
+
+    for path in nodes:
+        old, now = (assignments(graph[path].inputs["stdin"]) for graph in (before, after))
+        assert {name for name in now if now[name] != old[name]} == {"ROUTES"}, path
+        assert {k: v for k, v in after[path].inputs.items() if k != "stdin"} == {
+            k: v for k, v in before[path].inputs.items() if k != "stdin"
+        }
+    if "vmsPerHost" in machines:
+        old, now = (json.loads(graph["vhost/vhost-config"].inputs["data"]["vhost.json"]) for graph in (before, after))
+        assert now["disks"] == old["disks"]
+        assert now["vms"].pop("vm-2")
+        assert now == old
+        for path in on_host - {"vhost/vhost-config"}:
+            old, now = (assignments(graph[path].inputs["stdin"]) for graph in (before, after))
+            assert {name for name in now if now[name] != old[name]} == {"CONFIG"}
+
+
+def test_instances_that_come_later_go_to_the_new_vm_and_restart_no_other() -> None:
+    machines = {"vmsPerHost": 2, "since": {"worker3": 3}}
+    few, many = with_vms(3, **machines), with_vms(5, **machines)
+    assert few["video/video"].inputs["spec"]["template"] == many["video/video"].inputs["spec"]["template"]
+    (stack,) = of_type(many, STACK)
+    assert [disk["node"] for disk in stack.outputs["disks"]] == ["worker2"] * 3 + ["worker3"] * 2
+
+
+@pytest.mark.parametrize("change", [{"memoryMib": 4096}, {"vcpus": 4}, {"diskSlots": 16}, {"hugepageSize": "2Mi"}])
+def test_another_vm_is_no_reason_to_restart_the_target_of_a_dev_stack(change: dict[str, object]) -> None:
+    before, after = (run_program(vhost=QEMU, vm=vm)["vhost/vhost"].inputs for vm in ({}, change))
+    assert before == after
+
+
+def test_a_target_starts_anew_for_another_start_up_file() -> None:
+    """Its buffers are made as it starts: with fewer than its disks need, the guest would hang."""
+    spdk = {"backend": "spdk", "memoryMib": 4096}
+    few, many = (run_program(vhost=spdk, vm={"diskSlots": slots})["vhost/vhost"].inputs for slots in (16, 32))
+    assert few["spec"]["template"] != many["spec"]["template"]

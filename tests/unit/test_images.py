@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
+import pulumi
 import pytest
 
 from components import images
+from settings import proxy
 from settings.pins import PINS
 
 pytestmark = pytest.mark.unit
@@ -91,3 +95,34 @@ def test_each_dockerfile_starts_from_the_pinned_distribution() -> None:
         for base in re.findall(r"^ARG BASE=(.*)$", (images.ROOT / folder / "Dockerfile").read_text(), re.MULTILINE)
     }
     assert {base for _, base in defaults} == {f"debian:{PINS['DEBIAN']}-slim"}
+
+
+def test_with_a_proxy_an_image_is_built_ahead_as_the_provider_will(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy itself is no input of the resource: nothing changes where the user comes to another network."""
+    for name in (*proxy.NAMES, *(name.lower() for name in proxy.NAMES)):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert images.builds_through_proxy() is None
+    plain = images.recipe("node", {"BASE": "debian"}, "guest")
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:hush@proxy:3128")
+    assert images.recipe("node", {"BASE": "debian"}, "guest") == plain
+    hooks = images.builds_through_proxy()
+    assert hooks
+    assert hooks.before_create == hooks.before_update
+    (tmp_path / "setup").mkdir()
+    (tmp_path / "setup/build-ahead").write_text('echo "$1 $2" >"${0%/*}/asked"; cat >>"${0%/*}/asked"; exit "$FAILS"')
+    monkeypatch.setattr(images, "ROOT", tmp_path / "images")
+    warned: list[str] = []
+    monkeypatch.setattr(images.pulumi.log, "warn", warned.append)
+    inputs = {"build": {"context": "images/node", "target": "guest", "args": {"BASE": "debian"}}}
+    for fails in (0, 1):
+        monkeypatch.setenv("FAILS", str(fails))
+        args = pulumi.ResourceHookArgs("urn", "", "images-guest", "docker:index/image:Image", new_inputs=inputs)
+        loop = asyncio.new_event_loop()  # asyncio.run would take away the one that pulumi uses
+        loop.run_until_complete(cast(Any, hooks.before_create)[0](args))
+        loop.close()
+        assert (tmp_path / "setup/asked").read_text() == 'node guest\n{"BASE": "debian"}'
+        assert len(warned) == fails, "the provider's own build decides"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from render.preflight import needs
+from settings import budgets
 from settings.load import ConfigError, load
 from settings.models import Settings, Ssh
 from tests.unit.recorder import Registered, of_type, run_program
@@ -15,6 +17,7 @@ from tests.unit.recorder import Registered, of_type, run_program
 pytestmark = pytest.mark.unit
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+OTHER_KEY = HOST_KEY[:-1] + "B"
 PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\ns3cret\n-----END OPENSSH PRIVATE KEY-----"
 STEP = "command:remote:Command"
 TARGET = {
@@ -29,7 +32,12 @@ def servers(**changes: object) -> dict[str, Any]:
     machines: dict[str, Any] = {
         "kind": "ssh",
         "master": {"address": "10.1.2.11", **host},
-        "worker1": {"address": "10.1.2.12", **host, "jumpHost": {"address": "10.9.9.9", "port": 2222, **host}},
+        "worker1": {
+            "address": "10.1.2.12",
+            **host,
+            "hostKey": OTHER_KEY,
+            "jumpHost": {"address": "10.9.9.9", "port": 2222, **host},
+        },
         "worker2": {"address": "10.1.2.13", "gateway": "10.1.2.1"},
     }
     for path, value in changes.items():
@@ -60,9 +68,10 @@ def problems(**keys: object) -> list[str]:
 def test_servers_are_taken() -> None:
     machines = loaded(machines=servers()).machines
     assert isinstance(machines, Ssh)
-    assert machines.worker1.jump_host
-    assert machines.worker1.jump_host.port == 2222
-    assert machines.nameservers("worker1") == ["10.1.2.1"]
+    jump = machines.hosts["worker1"].jump_host
+    assert jump
+    assert jump.port == 2222
+    assert machines.nameservers("worker2") == ["10.1.2.1"]
     assert PRIVATE_KEY not in repr(machines)
 
 
@@ -147,7 +156,8 @@ def test_what_a_server_must_have_follows_from_the_config() -> None:
     worker1, master = needs(config, "worker1", "spdk"), needs(config, "master", "spdk")
     assert worker1["HUGEPAGES"] == "1Gi=33"
     assert int(worker1["MEMORY_MIB"]) == 25 * 1024 + 8192 + 512
-    assert (worker1["CPUS"], worker1["ACCEL"], worker1["VMS"]) == ("7", "kvm", "10.1.2.13")
+    assert (worker1["CPUS"], worker1["ACCEL"]) == ("7", "kvm")
+    assert worker1["VMS"] == "10.1.2.13=DE:AD:BE:EF:01:41=machines.worker2"
     assert "6443" in master["PORTS"].split()
     assert "5000" in master["PORTS"].split()
     assert "5000" not in worker1["PORTS"].split()
@@ -157,6 +167,224 @@ def test_what_a_server_must_have_follows_from_the_config() -> None:
     assert worker1["NETWORKS"] == "podCidr=10.244.0.0/16 serviceCidr=10.96.0.0/16"
     own = needs(loaded(numinst=24, machines=servers(), video={"mediaDir": "/srv/movies"}), "worker1", "spdk")
     assert (own["MEDIA_DIR"], own["PLAYLISTS"]) == ("/srv/movies", "24")
+
+
+# --- any number of storage hosts and VMs -----------------------------------------------------------------------------
+
+
+def key(letter: str) -> str:
+    """A host key of its own."""
+    return HOST_KEY[:-1] + letter
+
+
+def rack(**changes: object) -> dict[str, Any]:
+    """Two storage hosts, one with two VMs, one with one. changes: "0.vms.1.name" -> value; None removes the key."""
+    host = {"user": "admin", "privateKey": PRIVATE_KEY}
+    storage: list[Any] = [
+        {
+            **{"name": "worker1", "address": "10.1.2.12", "hostKey": key("B"), **host},
+            "vms": [
+                {"name": "worker2", "address": "10.1.2.13", "gateway": "10.1.2.1"},
+                {"name": "worker3", "address": "10.1.2.14", "gateway": "10.1.2.2", "nameservers": ["10.1.2.53"]},
+            ],
+        },
+        {
+            **{"name": "worker4", "address": "10.1.2.15", "hostKey": key("C"), **host},
+            "vms": [{"name": "worker5", "address": "10.1.2.16"}],
+        },
+    ]
+    for path, value in changes.items():
+        *parts, last = (int(part) if part.isdigit() else part for part in path.split("."))
+        at: Any = storage
+        for part in parts:
+            at = at[part]
+        at[last] = value
+        if value is None:
+            del at[last]
+    return {"kind": "ssh", "master": servers()["master"], "storage": storage}
+
+
+def test_a_list_of_one_host_with_one_vm_is_the_stack_of_two_servers() -> None:
+    pair = servers()
+    alone = {**pair["worker1"], "name": "worker1", "vms": [{**pair["worker2"], "name": "worker2"}]}
+    listed = {"kind": "ssh", "master": pair["master"], "storage": [alone]}
+    one, other = (run_program(machines=machines, vhost=TARGET) for machines in (pair, listed))
+    assert one.keys() == other.keys()
+    for path, resource in one.items():
+        assert unkeyed(resource.inputs) == unkeyed(other[path].inputs), path
+
+
+def unkeyed(inputs: dict[str, Any]) -> str:
+    """Without the time, the config keys that errors name, and the quotes that brackets need."""
+    text = re.sub(r"NOW=\d+", "", json.dumps(inputs, sort_keys=True))
+    text = re.sub(r"machines\.(worker\d|storage\[0\](\.vms\[0\])?)", "KEY", text)
+    return re.sub(r"""['"\\\\]""", "", text)
+
+
+def test_vms_take_from_the_first_what_they_do_not_say() -> None:
+    machines = loaded(machines=rack()).machines
+    assert isinstance(machines, Ssh)
+    assert [str(machines.gateway(vm)) for vm in ("worker2", "worker3", "worker5")] == [
+        "10.1.2.1",
+        "10.1.2.2",
+        "10.1.2.1",
+    ]
+    assert [machines.nameservers(vm) for vm in ("worker3", "worker5")] == [["10.1.2.53"], ["10.1.2.1"]]
+    assert str(machines.network) == "10.1.2.0/24"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "remedy"),
+    [
+        (
+            {"1.address": "10.1.2.12"},
+            'machines.storage[1].address = "10.1.2.12": must be an address of its own',
+            "pulumi config set --path 'machines.storage[1].address' 10.1.2.",
+        ),
+        (
+            {"1.vms.0.address": "10.1.2.12"},
+            'machines.storage[1].vms[0].address = "10.1.2.12": must be an address of its own',
+            "'machines.storage[1].vms[0].address' 10.1.2.",
+        ),
+        (
+            {"1.hostKey": f"{key('B')} root@rack2"},
+            "is that of machines.storage[0] too, so either could pass for the other",
+            "--path 'machines.storage[1].hostKey' \"$(ssh-keyscan",
+        ),
+        ({"1.hostKey": HOST_KEY}, "is that of machines.master too", "'machines.storage[1].hostKey'"),
+        (
+            {"1.name": "worker1"},
+            "is the name of machines.storage[0] too: each node is listed once",
+            "'machines.storage[1].name' worker4",
+        ),
+        ({"1.vms.0.name": "worker2"}, "is the name of machines.storage[0].vms[0] too", "vms[0].name' worker5"),
+        ({"1.name": "rack2"}, "must be worker and a number from 1 to 99", "'machines.storage[1].name' worker3"),
+        ({"1.name": None}, "machines.storage[1].name: is required", "'machines.storage[1].name' worker3"),
+        ({"1.usr": "x"}, "did you mean spdk-k8s:machines.storage[1].user?", "rm --path 'machines.storage[1].usr'"),
+        ({"0.vms": [], "1.vms": []}, "some storage host must have a VM", "'machines.storage[0].vms[0].address'"),
+        (
+            {"0.vms.1.prefix": 24, "1.vms.0.prefix": 25},
+            "all nodes share one network",
+            "rm --path 'machines.storage[1].vms[0].prefix'",
+        ),
+        (
+            {"0.vms.0.gateway": None, "0.vms.1.gateway": None},
+            "one VM must name the gateway",
+            "'machines.storage[0].vms[0].gateway'",
+        ),
+        ({"0.vms.0.since": 3, "0.vms.1.since": 3, "1.vms.0.since": 2}, "one VM must be there", "[1].vms[0].since'"),
+        (
+            {"1.privateKey": None},
+            "is required, except in a preview",
+            "--secret --path 'machines.storage[1].privateKey'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_named_with_its_remedy(
+    changes: dict[str, object], named: str, remedy: str
+) -> None:
+    found = problems(machines=rack(**changes))
+    assert any(named in problem and remedy in problem for problem in found), found
+
+
+def test_the_two_forms_do_not_mix_and_one_must_be_there() -> None:
+    both = problems(machines={**rack(), "worker1": servers()["worker1"]})
+    assert "machines.worker1: does not go together with machines.storage" in both[0]
+    assert both[0].endswith("mend: pulumi config rm --path machines.worker1")
+    none = problems(machines={"kind": "ssh", "master": servers()["master"]})
+    assert [problem.partition(";")[0] for problem in none] == [
+        f"spdk-k8s:machines.{name}: is required where machines.storage lists no hosts"
+        for name in ("worker1", "worker2")
+    ]
+
+
+def test_each_storage_host_needs_what_its_own_vms_need() -> None:
+    sizes = {"diskMib": 1024, "hugepageSize": "1Gi", "backend": "spdk"}
+    config = loaded(numinst=3, machines=rack(), vhost=sizes, vm={"memoryMib": 4096, "hugepageSize": "1Gi"})
+    two, one = needs(config, "worker1", "spdk"), needs(config, "worker4", "spdk")
+    assert int(two["MEMORY_MIB"]) - int(one["MEMORY_MIB"]) == 4096
+    pages = [int(of["HUGEPAGES"].removeprefix("1Gi=")) for of in (two, one)]
+    assert pages[0] - pages[1] == 4
+    assert (two["AT"], one["AT"]) == ("machines.storage[0]", "machines.storage[1]")
+    assert one["VMS"] == "10.1.2.16=DE:AD:BE:EF:01:44=machines.storage[1].vms[0]"
+    first, second = budgets.in_words(config, "spdk").splitlines()
+    assert first.startswith("budget of worker1: ")
+    assert "2 VMs, each 4096 MiB" in first
+    assert second.startswith("budget of worker4: ")
+    assert "VM 4096 MiB" in second
+
+
+def test_devices_are_those_of_the_host_or_of_all() -> None:
+    bdev = {"backend": "spdk", "bdev": "nvme", "hugepageSize": "2Mi"}
+    shared = [f"0000:7{n}:00.0" for n in range(4)]
+    own = ["0000:5e:00.0", "0000:5f:00.0"]
+    config = loaded(machines=rack(**{"1.devices": own}), vhost={**bdev, "devices": shared})
+    assert config.devices("worker1") == tuple(shared)
+    assert config.devices("worker4") == tuple(own)
+    made = run_program(machines=rack(**{"1.devices": own}), vhost={**bdev, "source": "images", "devices": shared})
+    assert "0000:5e:00.0 0000:5f:00.0" in made["cluster/cluster-worker4-devices"].inputs["stdin"]
+    assert "0000:70:00.0" in made["cluster/cluster-worker1-devices"].inputs["stdin"]
+    (few,) = problems(numinst=6, machines=rack(**{"1.devices": own[:1]}), vhost={**bdev, "devices": shared})
+    assert few.startswith("spdk-k8s:machines.storage[1].devices = ")
+    assert "each of a host's 2 instances needs a device of its own; mend: pulumi config set numinst 5" in few
+    (mixed,) = problems(
+        machines=rack(**{"1.devices": ["/dev/disk/by-id/wwn-0x5000c50000000001"]}), vhost={"bdev": "aio"}
+    )
+    assert "other storage hosts have none (worker1): all disks are on devices, or all in files" in mixed
+
+
+def test_hosts_and_vms_have_names_numbers_and_disks_of_their_own() -> None:
+    made = run_program(numinst=5, machines=rack(), vhost={"backend": "qemu-storage-daemon"})
+    (stack,) = of_type(made, "pulumi:pulumi:Stack")
+    assert stack.outputs["targets"] == {"cb-vhost-p0": [0, 1, 3, 4], "cb-vhost-p0-worker4": [2]}
+    assert [disk["node"] for disk in stack.outputs["disks"]] == ["worker2", "worker3", "worker5", "worker2", "worker3"]
+    assert [page.split("/")[2] for page in stack.outputs["pages"]] == [
+        "10.1.2.13:8080", "10.1.2.14:8081", "10.1.2.16:8082", "10.1.2.13:8083", "10.1.2.14:8084"
+    ]  # fmt: skip
+    values = {
+        vm: dict(re.findall(r"^(VM|MAC|TAP)=(\S+)$", made[f"{vm}/{vm}-vm"].inputs["stdin"].partition("TEXT=")[2], re.M))
+        for vm in ("worker2", "worker3", "worker5")
+    }
+    assert {vm: found["VM"] for vm, found in values.items()} == {"worker2": "vm", "worker3": "vm-2", "worker5": "vm"}
+    assert [found["MAC"][-2:] for found in values.values()] == ["41", "42", "44"]
+    at = {vm: made[f"{vm}/{vm}-vm"].inputs["connection"]["host"] for vm in values}
+    assert at == {"worker2": "10.1.2.12", "worker3": "10.1.2.12", "worker5": "10.1.2.15"}
+
+
+def test_a_storage_host_may_have_no_vm_yet() -> None:
+    bare = rack(**{"0.vms": [], "1.vms.0.gateway": "10.1.2.1"})
+    made = run_program(machines=bare, vhost={"backend": "qemu-storage-daemon"})
+    (stack,) = of_type(made, "pulumi:pulumi:Stack")
+    assert stack.outputs["targets"] == {"cb-vhost-p0": [], "cb-vhost-p0-worker4": [0, 1, 2]}
+    assert stack.outputs["accel"] == "tcg"
+    config = loaded(machines=bare)
+    assert needs(config, "worker1", "spdk")["AT"] == "machines.storage[0]"
+    assert "no VM" in budgets.in_words(config, "spdk")
+
+
+def test_others_notice_nothing_of_a_host_or_vm_that_comes_or_goes() -> None:
+    """Their VMs, disks and targets keep every input; only routes name the new node."""
+    more = {"name": "worker7", "address": "10.1.2.18", "user": "admin", "privateKey": PRIVATE_KEY, "hostKey": key("D")}
+    vm = {"name": "worker8", "address": "10.1.2.19", "since": 5}
+    whole = rack()
+    grown = {**whole, "storage": [{**more, "vms": [vm]}, *whole["storage"]]}
+    second = rack(**{"1.vms": [{"name": "worker6", "address": "10.1.2.17", "since": 5}, *whole["storage"][1]["vms"]]})
+    drained = {**rack(**{"0.vms": whole["storage"][0]["vms"][:1]}), "moved": {"1": "worker5/1", "4": "worker5/2"}}
+    quiet = {"numinst": 5, "vhost": {"backend": "qemu-storage-daemon"}}
+    before = run_program(machines=whole, **quiet)
+    for other, itself in ((grown, {"worker7", "worker8"}), (second, {"worker6"}), (drained, {"worker3"})):
+        after = run_program(machines=other, **quiet)
+        for path in before.keys() ^ after.keys():
+            assert any(name in path for name in itself), path
+        for path in before.keys() & after.keys():
+            name = before[path].name
+            if name.endswith(("-vm", "-drained")) or (path.startswith("video/video-disk-") and other is not drained):
+                assert before[path].inputs == after[path].inputs, path
+            cni = [
+                re.findall("^CNI_CONFIG=.*?(?=^[A-Z_]+=)", of[path].inputs.get("stdin", ""), re.M | re.S)
+                for of in (before, after)
+            ]
+            assert cni[0] == cni[1], path
 
 
 # --- program ---------------------------------------------------------------------------------------------------------
@@ -180,7 +408,7 @@ def test_servers_get_the_same_steps_as_containers(lab: dict[str, Registered]) ->
 def test_whatever_changes_a_server_is_undone(lab: dict[str, Registered]) -> None:
     for step in of_type(lab, STEP):
         of_cluster = step.path.startswith("cluster/") and "ready" in step.name
-        if of_cluster or step.name.endswith(("-preflight", "-behind", "-answers", "-disks", "-released")):
+        if of_cluster or step.name.endswith(("-preflight", "-behind", "-drained", "-answers", "-disks", "-released")):
             assert "delete" not in step.inputs, step.path
         else:
             assert step.inputs["delete"].endswith("bash -s down"), step.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from kubernetes import client
@@ -110,6 +111,27 @@ def test_a_namespace_that_is_being_deleted_is_outlasted_before_it_is_made_anew(
     assert clock.now == 20
 
 
+def test_a_namespace_does_not_wait_for_pods_whose_target_went_first(
+    cluster: FakeCluster, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing kills a process that waits for a disk, and no target comes into a namespace that is going."""
+    monkeypatch.setattr(mend, "time", clock)
+    cluster.namespaces[NAMESPACE] = "Terminating"
+    cluster.pods = [p for p in cluster.pods if p.metadata.name in (f"{VIDEO}-0", f"{VIDEO}-1")]
+    cluster.pods[0].metadata.deletion_timestamp = datetime.now(UTC)
+    delete_at_once = cluster.delete_namespaced_pod
+
+    def delete(name: str, namespace: str, **options: object) -> None:
+        assert clock.now >= mend.HELD, "its own time to end"
+        assert options["grace_period_seconds"] == 0
+        delete_at_once(name, namespace)
+        clock.then[clock.now + 5] = [lambda: cluster.namespaces.pop(NAMESPACE)]
+
+    monkeypatch.setattr(cluster, "delete_namespaced_pod", delete)
+    mend.outlast(cluster.cluster, NAMESPACE)
+    assert cluster.done == [f"deleted {VIDEO}-0"], "one that nobody deleted stays"
+
+
 def test_pods_that_are_wrong_are_deleted(cluster: FakeCluster) -> None:
     cluster.markers = {1: view.Answer("200", json.dumps({"ordinal": 0}).encode())}
     cluster.pods.append(pod(f"{VIDEO}-x", VIDEO, "worker2"))
@@ -197,6 +219,20 @@ def test_old_disks_that_still_answer_are_not_taken_for_the_new_ones(cluster: Fak
     assert found.drifts == []
     assert clock.now == 30 + settle.HOLD
     assert len(said) == 1
+
+
+def test_what_the_preview_said_is_waited_for_though_all_pages_answer(cluster: FakeCluster, clock: Clock) -> None:
+    """A swap of disks that begins late: until then the old ones answer."""
+    happens = {"in time": 40.0, "never": 1e9}
+    for when, at in happens.items():
+        clock.now, said = 0.0, list[str]()
+        found = settle.wait(
+            cluster.cluster, cluster.made, look(cluster), said.append,
+            due=lambda _, at=at: ["pod x has not restarted"] if clock.now < at else [],
+        )  # fmt: skip
+        assert found.drifts == []
+        assert said == ["waiting: pod x has not restarted"]
+        assert clock.now == (40 if when == "in time" else settle.DUE) + settle.HOLD
 
 
 def test_volumes_that_are_released_meanwhile_take_their_claims(cluster: FakeCluster, clock: Clock) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import tomllib
-from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -17,13 +16,14 @@ from pydantic import BaseModel
 
 from render.cni import cni_config, pod_subnet, routes
 from render.kubeadm import kubeadm_join
-from render.placement import mac_address, place
+from render.placement import vm_mac
 from render.registry import registry_hosts
 from render.vhost import Disks, vhost_config
 from render.vm import cloud_init_network, cloud_init_user_data
 from settings import budgets
 from settings.load import ConfigError, load
 from settings.models import MAX_INSTANCES, Settings
+from settings.places import places
 from tests.unit.recorder import ROOMY, of_count
 
 pytestmark = pytest.mark.unit
@@ -35,25 +35,68 @@ quick = settings(deadline=None, max_examples=50)
 # --- identity --------------------------------------------------------------------------------------------------------
 
 
+# VM -> number of instances when it came; the first one is there from the beginning
+SINCE = st.lists(st.integers(0, MAX_INSTANCES), max_size=31).map(
+    lambda later: {f"vm{i}": first for i, first in enumerate([0, *later])}
+)
+
+
 @given(COUNT, st.integers(1, 32))
 @quick
-def test_every_instance_has_a_place_of_its_own_and_vms_share_evenly(count: int, vms: int) -> None:
-    places = [place(i, vms) for i in range(count)]
-    assert len(set(places)) == count
-    for vm in range(vms):
-        ports = [port for at, port in places if at == vm]
+def test_vms_that_came_together_share_evenly_in_turn(count: int, vms: int) -> None:
+    """Stacks of the time before `machines.since` were placed like this: nothing may move in them."""
+    since = {f"worker{i}": 0 for i in range(vms)}
+    assert places(count, since) == [(f"worker{i % vms}", i // vms) for i in range(count)]
+
+
+@given(COUNT, SINCE)
+@quick
+def test_every_instance_has_a_place_of_its_own(count: int, since: dict[str, int]) -> None:
+    found = places(count, since)
+    assert len(set(found)) == count
+    for vm, first in since.items():
+        ports = [port for at, port in found if at == vm]
         assert ports == list(range(len(ports))), "a port is left out: its slot would be lost for ever"
-    shares = Counter(vm for vm, _ in places)
-    assert max(shares.values()) - min(shares.get(vm, 0) for vm in range(vms)) <= 1
+        assert all(at != vm for at, _ in found[:first])
+
+
+@given(COUNT, COUNT, SINCE, st.data())
+@quick
+def test_neither_more_instances_nor_another_vm_moves_one(
+    few: int, many: int, since: dict[str, int], data: st.DataObject
+) -> None:
+    before = places(few, since)
+    assert places(max(few, many), since)[:few] == before
+    added = data.draw(st.integers(1, 4))
+    assert places(max(few, many), since | {f"new{i}": few for i in range(added)})[:few] == before
+    # and it can be taken away again, as long as it has no instance
+    assert places(few, since | {"new": few}) == before
+
+
+@given(COUNT, st.lists(COUNT, max_size=3), st.integers(1, 32))
+@quick
+def test_every_disk_has_a_root_port_or_the_config_is_refused(count: int, later: list[int], slots: int) -> None:
+    since = {f"worker{3 + i}": first for i, first in enumerate(later)}
+    keys: dict[str, Any] = {
+        "numinst": count,
+        "machines": {"vmsPerHost": 1 + len(later), "since": since},
+        **ROOMY,
+        "vm": {**ROOMY["vm"], "diskSlots": slots},
+    }
+    if all(port < slots for _, port in places(count, {"worker2": 0, **since})):
+        assert loaded(**keys).per_vm <= slots
+    else:
+        with pytest.raises(ConfigError, match=r"vm\.diskSlots"):
+            loaded(**keys)
 
 
 @given(st.data())
 @quick
 def test_vms_have_mac_addresses_of_their_own(data: st.DataObject) -> None:
     first = data.draw(st.from_regex(r"([0-9A-F]{2}:){5}[0-9A-F]{2}", fullmatch=True))
-    addresses = [mac_address(first, vm) for vm in range(32)]
+    addresses = [vm_mac(first, f"worker{i}") for i in range(2, 100)]
     assert addresses[0] == first
-    assert len(set(addresses)) == 32
+    assert len(set(addresses)) == 98
 
 
 @pytest.mark.parametrize(
@@ -114,15 +157,15 @@ def test_more_or_larger_disks_never_need_less(
         for count, mib in zip(numbers, sizes, strict=True)
     )
     assert budgets.machine_memory_mib(small, "spdk") <= budgets.machine_memory_mib(large, "spdk")
-    assert budgets.vhost_memory_mib(small) <= budgets.vhost_memory_mib(large)
-    for size, pages in budgets.hugepages(small, "spdk").items():
-        assert pages <= budgets.hugepages(large, "spdk")[size]
+    assert budgets.vhost_memory_mib(small, "spdk") <= budgets.vhost_memory_mib(large, "spdk")
+    for size, pages in budgets.hugepages(small, "spdk", "worker1").items():
+        assert pages <= budgets.hugepages(large, "spdk", "worker1")[size]
     if bdev == "malloc":
         served = -(-large.numinst // layout["storageHosts"])
-        assert budgets.vhost_memory_mib(large) >= served * large.vhost.disk_mib
+        assert budgets.vhost_memory_mib(large, "spdk") >= served * large.vhost.disk_mib
     if page != "none":
         mib = {"2Mi": 2, "1Gi": 1024}[page]
-        assert budgets.hugepages(large, "spdk")[page] * mib == budgets.vhost_memory_mib(large)
+        assert budgets.hugepages(large, "spdk", "worker1")[page] * mib == budgets.vhost_memory_mib(large, "spdk")
 
 
 @given(COUNT, st.integers(1, 65535), st.integers(1, 65535), st.integers(1, 65535))
@@ -178,7 +221,7 @@ def test_texts_for_nodes_can_be_read_back(count: int, data: st.DataObject) -> No
     own = pod_subnet(pod_cidr, number)
     cni = json.loads(cni_config(pod_cidr, number))
     assert cni["plugins"][0]["ipam"]["ranges"] == [[{"subnet": str(own)}]]
-    text = routes(pod_cidr, nodes, number)
+    text = routes(pod_cidr, dict(enumerate(nodes)), number)
     assert text.count("ip route replace") == count - 1
     assert f"replace {own} " not in text, "a node would send its own pods' traffic away"
     hosts = registry_hosts("https://r:5000", host="r:5000", user="u", password=password, tls=True)
@@ -209,7 +252,19 @@ ANY = st.recursive(
 )
 HOST = ["address", "user", "port", "hostKey", "privateKey", "nic", "gateway", "prefix"]
 FIELDS = {
-    "machines": ["kind", "subnet", "storageHosts", "vmsPerHost", "master", "worker1", "worker2", "mastr"],
+    "machines": [
+        "kind",
+        "subnet",
+        "storageHosts",
+        "vmsPerHost",
+        "master",
+        "worker1",
+        "worker2",
+        "mastr",
+        "storage",
+        "moved",
+        "since",
+    ],
     **{
         name: [*(f.alias or n for n, f in model.model_fields.items()), "typo"]
         for name, model in ((n, type(f.default)) for n, f in Settings.model_fields.items())

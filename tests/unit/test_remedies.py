@@ -22,7 +22,8 @@ Config = dict[str, Any]
 
 def run(command: str, config: Config) -> None:
     """Apply a `pulumi config set` or `rm` to `config`, as the CLI does."""
-    command = re.sub(r'"\$\(ssh-keyscan [^"]*\)"', "'ssh-ed25519 AAAA'", command)
+    count = sum(map(ord, command))  # each host has a key of its own
+    command = re.sub(r'"\$\(ssh-keyscan [^"]*\)"', f"'ssh-ed25519 AAAA{count}'", command)
     words = shlex.split(command.replace("<~/.ssh/id_ed25519", "KEY"))
     assert words[:2] == ["pulumi", "config"]
     verb, *rest = words[2:]
@@ -33,10 +34,18 @@ def run(command: str, config: Config) -> None:
     *outer, last = parts
     inside: Any = config
     for part, following in zip(outer, parts[1:], strict=True):
-        inside = inside.setdefault(part, [] if isinstance(following, int) else {})
+        empty: Any = [] if isinstance(following, int) else {}
+        if isinstance(inside, list):
+            inside[part:] = inside[part:] or [empty]
+            inside = inside[part]
+        else:
+            inside = inside.setdefault(part, empty)
     if verb == "rm":
         assert not value
-        inside.pop(last, None)
+        if isinstance(inside, list):
+            del inside[last]
+        else:
+            inside.pop(last, None)
         return
     assert verb == "set"
     (text,) = value
@@ -88,6 +97,12 @@ CPU = ["1m", "50m", "2", "300", 1, 0, "0.5", True]
 ADDRESSES = ["192.0.2.11", "192.0.2.12", "10.244.1.1", "10.96.0.1", "192.0.2", 5]
 HOST = maps(address=ADDRESSES, user=["root", "admin", 3], port=PORTS, hostKey=["ssh-ed25519 AAAA", "AAAA"],
             privateKey=["KEY", 3], nic=["eth1"], adress=["192.0.2.1"])  # fmt: skip
+NAMES = ["worker1", "worker2", "worker3", "storage", 1]
+PLACES = ["worker2/3", "worker2/200", "worker3/3", "worker2", 2]
+GUEST = maps(name=NAMES, address=ADDRESSES, gateway=ADDRESSES, prefix=[24, 25, 31], since=[0, 3, "3"])
+LISTED = st.tuples(HOST, maps(name=NAMES, vms=st.lists(GUEST, max_size=2))).map(lambda both: both[0] | both[1])
+LIMITS = {name: [0, 1, 1000, 1600, -5, 10**9, "none", "5", 1.5] for name in
+          ("iops", "mibPerSecond", "readMibPerSecond", "writeMibPerSecond")}  # fmt: skip
 CONTAINERS = maps(kind=["containers", "cloud", 1], subnet=NETWORKS, storageHosts=[1, 2, 8, 9], vmsPerHost=[1, 2, 4, 0])
 CONFIGS = maps(
     numinst=["0", "1", "3", "24", "31", "100", "128", "129", "-1", "three", "3.5", "true", "null", "[1]"],
@@ -115,6 +130,10 @@ CONFIGS = maps(
         memoryMib=MIB,
         cpuMask=["0x1", "0x0", "0xff", "[0-5]", "[3-1]", "[7,9]", "[0-99999]", "[]", "1", 1],
         hugepageSize=HUGEPAGES,
+        qos=maps(
+            **LIMITS,
+            disks=st.one_of(maps(**{ordinal: maps(**LIMITS) for ordinal in ("0", "3", "01", "x")}), st.just(3)),
+        ),
     ),
     vm=maps(
         vcpus=[1, 2, 12, 0, 129, "2"],
@@ -127,21 +146,27 @@ CONFIGS = maps(
         vnc=["127.0.0.1:2", ":543", ":99999", "x", 3],
         sockets=[1],
     ),
+    cpus=maps(
+        target=["0", 1, "0-5", "3-1", "2,2", "x", "900"],
+        vms=[[], ["1"], [1], ["1-2"], ["2-13"], ["0-1", "2-3"], ["1", "1"], "1-2", ["5-2"], ["0-7"]],
+        emulator=["0", "3", "2-4", True],
+        system=["0", "0-1", "6-11", 0],
+        systm=["0"],
+    ),
     video=maps(httpPort=PORTS, rtmpPort=PORTS, mediaDir=["/srv/movies", "movies", 3], cpuRequest=CPU, cpuLimit=CPU),
 )
 
 
-def mended(config: Config, cpus: int) -> None:
+def mended(config: Config, cpus: int, rounds: int = 4) -> None:
     """Follow every remedy, then those of the next errors. It fails if that does not end after a few rounds."""
     said: list[list[str]] = []
     while found := wrong(config, cpus):
         said.append(found)
-        assert len(said) <= ROUNDS, said
+        assert len(said) <= rounds, said
         for command in dict.fromkeys(c for problem in found for c in problem.rpartition("; mend: ")[2].split(" && ")):
             run(command, config)
 
 
-ROUNDS = 4
 EXAMPLES = settings(max_examples=int(os.environ.get("EXAMPLES", "200")), deadline=None, derandomize=True)
 
 
@@ -159,9 +184,12 @@ def test_remedies_mend_the_config(config: Config, cpus: int) -> None:
             "master": HOST,
             "worker1": st.one_of(HOST, st.just("worker1")),
             "worker2": maps(address=ADDRESSES, gateway=ADDRESSES, prefix=[24, 31]),
+            "storage": st.lists(LISTED, max_size=2) | st.sampled_from(["worker1", ["worker1"]]),
+            "moved": maps(**{"0": PLACES, "7": PLACES, "x": PLACES}),
         },
     ),
     cluster=maps(podCidr=NETWORKS, serviceCidr=NETWORKS),
 )
 def test_remedies_mend_a_lab(machines: Config, cluster: Config) -> None:
-    mended({"machines": machines, "cluster": cluster}, 2)
+    # keys, then the list of nodes, then where instances are, then addresses and private keys
+    mended({"machines": machines, "cluster": cluster}, 2, rounds=7)

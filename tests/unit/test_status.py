@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ import urllib3
 from kubernetes import client
 
 from operate import status, view
-from settings.names import VHOST, VIDEO
+from settings.names import CHANGING, VHOST, VIDEO
 from tests.unit.fake_cluster import FakeCluster, node, pending, pod
 
 pytestmark = pytest.mark.unit
@@ -44,6 +45,18 @@ def test_a_stack_that_is_well(cluster: FakeCluster, shown: Show) -> None:
     assert rows[f"{VHOST}-x"] == [f"{VHOST}-x", "worker1", "1/1", "0", "Running"]
     assert rows["0"] == ROW_OF_0
     assert "vhost backend: qemu-storage-daemon, because it is configured\n" in out
+
+
+def test_limits_are_shown_where_there_are_some(cluster: FakeCluster, shown: Show) -> None:
+    cluster.limits["vhost.0"] = {"limits": {"iops": 5000}, "limitsInForce": {"iops": 5000}}
+    code, _, out, err = shown()
+    assert (code, err) == (0, "")
+    heads, first, second = (re.split("  +", line) for line in out.splitlines()[-3:])
+    at = heads.index("LIMITS")
+    assert (first[at], second[at]) == ("5000 IOPS", "no limit")
+    cluster.limits["vhost.0"]["limitsInForce"] = {}
+    code, _, out, err = shown()
+    assert (code, err) == (1, "\ndisk vhost.0 has no limit, and should have 5000 IOPS: a reason\n")
 
 
 def test_a_pod_that_only_looks_like_a_video_is_shown_as_another(cluster: FakeCluster, shown: Show) -> None:
@@ -112,6 +125,15 @@ def test_a_target_that_died_says_why(cluster: FakeCluster, shown: Show) -> None:
     assert code == 1
     assert rows[f"{VHOST}-x"][2] == "0/1"
     assert f"pod {VHOST}-x is not ready: {VHOST} ended: no hugepages" in err
+
+
+def test_a_vm_that_is_changed_or_hangs_says_so(cluster: FakeCluster, shown: Show) -> None:
+    cluster.nodes["worker2"] = node("worker2", cordoned=True, annotations={CHANGING: "schedulable"})
+    cluster.booting = "the guest has not read its root disk"
+    code, _, _, said = shown()
+    assert code == 1
+    assert "node worker2 is drained, because its VM is being changed; if no up works on it: make up" in said
+    assert "VM spdk-k8s-vm: the guest has not read its root disk" in said
 
 
 def test_a_cordoned_node_and_its_pods_say_so(cluster: FakeCluster, shown: Show) -> None:

@@ -116,7 +116,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 case "$*" in
   *"repos/o/r/pulls "*) cat pulls.json ;;
-  "run download"*) mkdir -p "$7/preview-dev" && cp preview-dev.txt "$7/preview-dev/" ;;
+  "run download"*) mkdir -p "$7/preview-dev" && cp preview-dev.json "$7/preview-dev/" ;;
   *"--paginate repos/o/r/issues/7/comments") cat comments.json ;;
   *"body=@"*) echo "$3 $4" >>written; cp "${6#body=@}" body ;;
   *) echo "unexpected: $*" >&2; exit 1 ;;
@@ -130,8 +130,14 @@ def github(tmp_path: Path) -> Path:
     (tmp_path / "gh").chmod(0o755)
     (tmp_path / "pulls.json").write_text(json.dumps([{"number": 7, "head": {"sha": "a" * 40}}]))
     (tmp_path / "comments.json").write_text("[]")
-    (tmp_path / "preview-dev.txt").write_text("Preview of stack dev: 1 to be created\n\n+ dev  DevMachines\n")
+    previewed(tmp_path, "Preview of stack dev: 1 to be created\n\n+ dev  DevMachines\n", ["pods restarted", "0 to 2"])
     return tmp_path
+
+
+def previewed(github: Path, text: str, *rows: list[str]) -> None:
+    """What the workflow run kept, as `make preview ARGS=--json` prints it."""
+    found = {"whole": True, "impact": {"rows": rows}, "text": text}
+    (github / "preview-dev.json").write_text(json.dumps(found))
 
 
 def comment(github: Path) -> str:
@@ -152,6 +158,7 @@ def test_a_first_preview_is_a_new_comment(github: Path) -> None:
     assert comment(github) == "POST repos/o/r/issues/7/comments\n"
     body = (github / "body").read_text()
     assert body.startswith("<!-- preview -->\n")
+    assert "\n### dev\n\n| impact | |\n| --- | --- |\n| pods restarted | 0 to 2 |\n" in body
     assert "\n~~~~~~diff\nPreview of stack dev: 1 to be created\n\n+ dev  DevMachines\n" in body
     assert "https://run" in body
 
@@ -168,8 +175,28 @@ def test_a_run_that_a_newer_one_follows_says_nothing(github: Path) -> None:
 
 
 def test_text_of_a_preview_stays_within_its_fence_and_size(github: Path) -> None:
-    (github / "preview-dev.txt").write_text("~~~~~~\n@everyone\n" + "x" * 70000)
+    previewed(github, "~~~~~~\n@everyone\n" + "x" * 70000)
     comment(github)
     body = (github / "body").read_text()
     assert len(body) < 65536
     assert re.findall(r"^~~~.*", body, re.MULTILINE) == ["~~~~~~diff", "~~~~~~"]
+    assert "Impact: none" in body
+
+
+def test_a_row_of_the_table_stays_a_row(github: Path) -> None:
+    previewed(github, "", ["config", "a | b\n\n@everyone <img src=x> [x](https://x) `x` **x** → y" + "z" * 9000])
+    comment(github)
+    (row,) = [line for line in (github / "body").read_text().splitlines() if "everyone" in line]
+    assert row.count("|") == 3
+    assert not set(row) & set("@<>[]`*")
+    assert "//" not in row
+    assert len(row) < 600
+
+
+def test_a_preview_that_is_no_json_is_shown_as_it_is(github: Path) -> None:
+    """As where the run's own code wrote something else."""
+    (github / "preview-dev.json").write_text("make: *** [preview] Error 2\n~~~~~~\n")
+    comment(github)
+    body = (github / "body").read_text()
+    assert "~~~~~~diff\nmake: *** [preview] Error 2\n~ ~ ~~ ~ ~\n" in body
+    assert "| impact" not in body
