@@ -1,7 +1,8 @@
 # A thin layer over the plain tools; after `make setup` they work by themselves: eval "$(make env)"
 STACK ?= dev
 NUMINST ?=
-export VHOST_BACKEND SPDK_SOURCE
+FORGET ?=
+export VHOST_BACKEND SPDK_SOURCE ALLOW
 ARGS ?=
 ENV = environment=$$(bash setup/env) && eval "$$environment"
 
@@ -9,7 +10,9 @@ ENV = environment=$$(bash setup/env) && eval "$$environment"
 help:
 	@echo 'make up [STACK=dev] [NUMINST=N]   machine ready, stack up, status'
 	@echo '   [VHOST_BACKEND=spdk] [SPDK_SOURCE=DIR]   for this run only'
-	@echo 'make preview [STACK=dev] [ARGS="--save FILE | --against FILE"]   what up would do, held against the policies'
+	@echo '   [ALLOW=interrupt,blank]                  consent to a change that takes pages away, or blanks disks'
+	@echo '   [FORGET=worker3]                         leave a storage host that is gone for good, and not in the config'
+	@echo 'make preview [STACK=dev] [ARGS="--json | --save FILE | --against FILE"]   what up would do, and what that costs'
 	@echo 'make status | down                [STACK=dev]'
 	@echo 'make check                        is what runs what the program says? make up mends what is not'
 	@echo 'make test [ARGS="-m unit"]        all checks and tests'
@@ -18,7 +21,7 @@ help:
 setup:
 	@bash setup/setup
 up: setup
-	@$(ENV) && python -m operate.up '$(STACK)' --numinst '$(NUMINST)'
+	@$(ENV) && python -m operate.up '$(STACK)' --numinst '$(NUMINST)' --forget '$(FORGET)'
 preview:
 	@bash setup/setup --tools >&2
 	@$(ENV) && python -m operate.preview '$(STACK)' $(ARGS)
@@ -30,7 +33,7 @@ down:
 	@$(ENV) && python3 -m operate.down '$(STACK)' # without .venv it is the system's
 test:
 	@bash setup/setup --tests
-	@$(ENV) && unset MAKELEVEL MAKEFLAGS && bash setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit")
+	@$(ENV) && unset MAKELEVEL MAKEFLAGS && bash setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit and not matrix and not servers")
 bench: setup
 	@$(ENV) && python -m bench $(ARGS)
 env:

@@ -35,19 +35,19 @@ base_offline() {
 }
 
 # What `pulumi up` builds of images/ in most stacks, built ahead while compilers run: it finds the layers in the engine.
-# By BuildKit's own interface, as the provider does, because Docker's client speaks it only with its plugin buildx.
 # A failure is left to `pulumi up`: it says more.
 images_ahead() {
-  local socket count image pid failed=()
+  local socket arguments image pid failed=()
   local -a made=() # by the process that builds it
   socket=$(docker context inspect -f '{{.Endpoints.docker.Host}}')
   if [[ "$socket" != unix://* ]]; then
     did "left to pulumi up: the engine is on another machine"
     return
   fi
-  count=$(.venv/bin/python -c 'from settings.models import Vm; print(Vm().disk_slots)')
+  arguments=$(.venv/bin/python -c 'from settings.models import Vm; print(Vm().disk_slots)' |
+    jq --raw-input --arg BASE "$BASE" '{BASE: $BASE, COUNT: .}')
   for image in node/machine node/guest vhost/qemu-storage-daemon video/ media/; do
-    build_ahead "${socket#unix://}" "${image%/*}" "${image#*/}" "$count" >"$CACHE/logs/image-${image/\//-}.log" 2>&1 &
+    bash "${ROOT:?}/setup/build-ahead" "${image%/*}" "${image#*/}" <<<"$arguments" >"$CACHE/logs/image-${image/\//-}.log" 2>&1 &
     made[$!]=$image
   done
   for pid in "${!made[@]}"; do
@@ -56,32 +56,36 @@ images_ahead() {
   did "built ahead${failed[*]:+, but for ${failed[*]}: left to pulumi up}"
 }
 
-# build_ahead SOCKET FOLDER TARGET COUNT      COUNT: of the sample videos
-build_ahead() {
-  tar -C "${ROOT:?}/images/$2" --owner=0 --group=0 --numeric-owner -c . |
-    timeout 900 curl -fsS --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
-      "http://docker/build?version=2&platform=linux/amd64&target=$3&buildargs=$(jq -nr --arg BASE "$BASE" --arg COUNT "$4" '$ARGS.named | @json | @uri')" |
-    jq -e -n 'reduce (inputs | .error // empty) as $error (true; $error | stderr | false)' >/dev/null
-}
-
-# SPDK is built inside its image; here it only matters whether its release will be there.
+# SPDK is built inside its image, from a Git tag; here it only matters whether that will be there.
 spdk_release() {
-  if [ -e "$CACHE/spdk-$SPDK" ] || reachable "${SPDK_K8S_SPDK_URL:-https://github.com/spdk/spdk/releases/tag}/v$SPDK"; then
+  if [ -e "$CACHE/spdk-$SPDK" ] || spdk_in_reach; then
     touch "$CACHE/spdk-$SPDK"
     did "v$SPDK, released: its image is built where vhost.backend asks for it"
+  elif [ -n "${SPDK_SOURCE:-}" ]; then
+    did "v$SPDK cannot be fetched: its image is built from $SPDK_SOURCE"
   else
-    did "v$SPDK cannot be fetched: its image needs a local source (SPDK_SOURCE=DIR); without one vhost.backend auto is qemu-storage-daemon"
+    did "v$SPDK cannot be fetched: its image needs a local source (SPDK_SOURCE=DIR), else vhost.backend auto is qemu-storage-daemon"
   fi
+}
+
+# Asks for the tag's commit as images/spdk-source will: another answer is not SPDK's release.
+spdk_in_reach() {
+  [ -z "${SPDK_K8S_OFFLINE:-}" ] &&
+    GIT_TERMINAL_PROMPT=0 timeout 20 git ls-remote "${SPDK_K8S_SPDK_URL:-https://github.com/spdk/spdk.git}" "refs/tags/v$SPDK" "refs/tags/v$SPDK^{}" |
+    grep -q "^$SPDK_COMMIT"
+}
+
+# Can the engine serve at all? operate/engine.py decides, on what the engine says of itself.
+engine_fits() {
+  local said
+  said=$(cd "${ROOT:?}" && .venv/bin/python -m operate.engine 2>&1) || die "$said"
+  did "${said:-runs on this machine, as root}"
 }
 
 # Does the engine grant --privileged, as the dev machines need it? Asked once for each engine.
 privileged() {
   local engine mark=$CACHE/privileged
   engine=$(docker info -f '{{.ID}} {{.ServerVersion}} {{.DefaultRuntime}} {{json .SecurityOptions}}')
-  case $engine in
-    *'"name=rootless'*) die "the Docker engine runs without root: a dev machine's systemd and kubelet need a real root. Remedy: use the system's engine (docker context use default)" ;;
-    *'"name=userns'*) die "the Docker engine maps root to another user (userns-remap): a dev machine's systemd and kubelet need a real root. Remedy: take userns-remap out of /etc/docker/daemon.json and restart the engine" ;;
-  esac
   if [ "$(cat "$mark" 2>/dev/null)" != "$engine" ]; then
     if ! timeout 60 docker run --rm --privileged --network none "$BASE" true; then
       die "the running Docker engine refuses --privileged containers: probably this machine withholds capabilities from it." \
@@ -188,10 +192,15 @@ import_tree() {
 }
 
 kube_proxy_offline() {
-  local tree
+  local tree proxy name arguments=(--build-arg "BASE=$BASE")
   tree=$(mktemp -d "$CACHE/tmp.XXXXXX")
   cp "$1" "$ROOT/offline/kube-proxy/Dockerfile" "$tree"
-  docker build --build-arg "BASE=$BASE" --label "io.spdk-k8s.key=$KEY" --label io.spdk-k8s.source=offline \
+  proxy=$(cd "$ROOT" && .venv/bin/python -m settings.proxy)
+  for name in $(jq -r 'keys[]' <<<"$proxy"); do
+    export "$name=$(jq -r ".$name" <<<"$proxy")"
+    arguments+=(--build-arg "$name") # the value, in which a password may be, comes from the environment
+  done
+  docker build "${arguments[@]}" --label "io.spdk-k8s.key=$KEY" --label io.spdk-k8s.source=offline \
     --tag "registry.k8s.io/kube-proxy:v$KUBERNETES" "$tree"
   rm -r "$tree"
 }

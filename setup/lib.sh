@@ -15,6 +15,15 @@ if [ ! -d "${HOME:-}" ]; then
 fi
 CACHE=${SPDK_K8S_CACHE:-$HOME/.cache/spdk-k8s}
 
+# The user's proxy in both spellings: curl and apt-get read http_proxy, others HTTP_PROXY. settings/proxy.py has the rest.
+PROXIES=http_proxy,https_proxy,all_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,ALL_PROXY,NO_PROXY
+for lower in http_proxy https_proxy all_proxy no_proxy; do
+  upper=${lower^^}
+  value=${!upper:-${!lower:-}}
+  [ -z "$value" ] || export "$lower=$value" "$upper=$value"
+done
+unset lower upper value
+
 has() { command -v "$1" >/dev/null; }
 
 # step NAME COMMAND…   runs it with its output in a log and prints one line: what it did (see `did`) and for how long.
@@ -83,8 +92,9 @@ fetch() {
   curl -fsSL --connect-timeout 5 --retry 2 --retry-max-time 20 --speed-limit 1000 --speed-time 20 -o "$2" "$1"
 }
 
+# reachable URL   a proxy's or a portal's error page is not what was asked for
 reachable() {
-  [ -z "${SPDK_K8S_OFFLINE:-}" ] && curl -sSL --connect-timeout 5 --max-time 15 -o /dev/null "$1"
+  [ -z "${SPDK_K8S_OFFLINE:-}" ] && curl -fsSL --connect-timeout 5 --max-time 15 -o /dev/null "$1"
 }
 
 # cached NAME COMMAND…   makes $CACHE/NAME once: COMMAND fills a temporary folder that is moved into place when whole
@@ -110,7 +120,13 @@ hash() {
 }
 
 as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif [ -n "${http_proxy:-}${https_proxy:-}${all_proxy:-}" ]; then # sudo takes them out of the environment
+    sudo -n --preserve-env="$PROXIES" "$@"
+  else
+    sudo -n "$@"
+  fi
 }
 
 # May this user do what needs root?

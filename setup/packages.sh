@@ -35,6 +35,19 @@ packages() {
   fi
 }
 
+# Seconds that another apt may hold a lock: unattended upgrades do for minutes, mostly after a boot.
+APT_PATIENCE=600
+
+# apt-get waits for dpkg's lock by itself, but not for that of the lists.
+package_lists() {
+  local said end=$((SECONDS + APT_PATIENCE))
+  until said=$(as_root env LC_ALL=C apt-get update -q 2>&1); do
+    echo "$said"
+    if [[ "$said" != *"Could not get lock"* ]] || ((SECONDS >= end)); then return 1; fi
+    timeout 2 tail -f /dev/null || true
+  done
+}
+
 has_venv() { python3 -c 'import ensurepip' 2>/dev/null; }
 
 install_packages() {
@@ -42,7 +55,7 @@ install_packages() {
     die "these packages are missing, and this user may not install them. Run, then try again:" \
       "  sudo apt-get update && sudo apt-get install -y --no-install-recommends $*"
   fi
-  as_root apt-get update -q
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"
+  package_lists
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends -o DPkg::Lock::Timeout=$APT_PATIENCE "$@"
   did "installed $*"
 }

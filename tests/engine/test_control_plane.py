@@ -17,7 +17,7 @@ from components.hosts import script
 from render.cni import cni_config, routes
 from render.kubeadm import kubeadm_init
 from settings.pins import PINS
-from tests.engine.test_scripts_twice import IMAGE, Machine, docker
+from tests.engine.test_scripts_twice import IMAGE, Machine, build_image, docker
 from tests.pulumi_cli import ROOT
 
 pytestmark = pytest.mark.engine
@@ -46,6 +46,7 @@ wait "$pid"
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     """Ready for kubeadm, with all images in containerd."""
+    build_image()
     docker("rm", "-fv", NAME)
     started = docker(
         "run", "-d", "--name", NAME, "--hostname", "master", "--privileged", "--cgroupns=private", "--tmpfs=/run",
@@ -61,7 +62,7 @@ def machine() -> Iterator[Machine]:
         made.run("install", "-m", "0755", "/dev/stdin", "/usr/local/sbin/kubeadm", text=CUT)
         node = {
             "REGISTRY": "none", "PAUSE": VERSIONS.upstream()["pause"], "NODE_IP": address(), "SYNC": "1m",
-            "CNI_CONFIG": cni_config(PODS, 0), "ROUTES": routes(PODS, [IPv4Address(address())], 0),
+            "CNI_CONFIG": cni_config(PODS, 0), "ROUTES": routes(PODS, {0: IPv4Address(address())}, 0),
         }  # fmt: skip
         steps = "\nrecord_kernel; kernel; containerd_config; kubelet_config; cni </dev/null"
         made.run("bash", "-s", "up", text=script("node", node).rpartition('\nmain "$@"')[0] + steps)

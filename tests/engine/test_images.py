@@ -47,9 +47,8 @@ def test_an_image_does_not_depend_on_the_checkout(folder: str, tmp_path: Path) -
 
 def test_the_video_pods_user_can_read_and_run_what_is_in_its_image() -> None:
     image = build(images.ROOT / "video", *BUILDS["video"])
-    look = (
-        "test -x /usr/local/bin/video && cat /etc/video/nginx.conf >/dev/null && find /usr/share/video/www ! -readable"
-    )
+    program = "python3 -S -c 'import video.disk, video.playlist'"
+    look = f"{program} && cat /etc/video/nginx.conf >/dev/null && find /usr/share/video/www ! -readable"
     done = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", look],
         capture_output=True, text=True, timeout=60,

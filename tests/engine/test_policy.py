@@ -59,7 +59,9 @@ def preview(stack: Stack, *options: str | Path) -> subprocess.CompletedProcess[s
 def test_the_program_holds_to_every_policy_and_its_preview_can_be_pasted(policed: Stack, tmp_path: Path) -> None:
     first = preview(policed, "--save", tmp_path / "before.json")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert re.match(r"Preview of stack policytest: \d+ to be created\n\nvhost backend: ", first.stdout)
+    assert re.match(
+        r"Preview of stack policytest: \d+ to be created\n\nImpact:\n  instances added +0 to 2\n", first.stdout
+    )
     assert f"\n\nPolicies that hold: {POLICIES}\n" in first.stdout
     assert not re.search(r"\x1b|\r|PRIVATE KEY|warning|urn:pulumi|[0-9a-f]{8}-[0-9a-f]{4}-", first.stdout)
     assert first.stderr == ""
@@ -69,6 +71,8 @@ def test_the_program_holds_to_every_policy_and_its_preview_can_be_pasted(policed
     assert more.stdout.startswith("Preview of stack policytest, compared with the one before: 1 to be created, ")
     assert re.findall(r"^\+ +(\S+)", more.stdout, re.MULTILINE) == ["video-disk-3"]
     assert "spec.replicas: 3 → 4" in more.stdout
+    assert "\n  instances added  3\n" in more.stdout
+    assert "\n  stays as it is   pods and pages 0 to 2; what is on disks 0 to 2\n" in more.stdout
 
     policed.run("config", "set", "numinst", "0")
     refused = preview(policed)

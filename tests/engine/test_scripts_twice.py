@@ -87,13 +87,18 @@ def changes(before: list[str], after: list[str]) -> list[str]:
     return [line for line in lines if not line.endswith(" root /var/lib/spdk-k8s")]
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+def build_image() -> None:
+    """Of the machines, where no stack has built it."""
     if docker("image", "inspect", IMAGE).returncode != 0:
         built = docker(
             "build", "-q", "-t", IMAGE, "--target", "machine", "--build-arg", f"BASE={BASE}", str(ROOT / "images/node")
         )
         assert built.returncode == 0, built.stderr
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    build_image()
     name = "spdk-k8s-scripts"
     docker("rm", "-fv", name)
     started = docker(
@@ -204,7 +209,7 @@ def node(machine: Machine, registry: dict[str, str], tmp_path: Path) -> Iterator
         "PAUSE": f"{REGISTRY}/pause@sha256:{'0' * 64}",
         "PACKAGES": PACKAGES,
         "CNI_CONFIG": cni_config(IPv4Network("10.244.0.0/16"), 0),
-        "ROUTES": routes(IPv4Network("10.244.0.0/16"), [IPv4Address("127.0.0.1")], 0),
+        "ROUTES": routes(IPv4Network("10.244.0.0/16"), {0: IPv4Address("127.0.0.1")}, 0),
         "NODE_IP": "127.0.0.1",
         "SYNC": "2s",
     }
@@ -404,6 +409,41 @@ def test_hugepages_of_others_stay_theirs(machine: Machine, request: pytest.Fixtu
 MAP_HUGETLB = 0x40000
 
 
+ALLOWED = """
+for unit in init.scope systemd-journald dbus; do
+  for pid in $(cat /sys/fs/cgroup/systemd/$unit/cgroup.procs /sys/fs/cgroup/$unit/cgroup.procs \\
+    /sys/fs/cgroup/{systemd/,}system.slice/$unit.service/cgroup.procs 2>/dev/null); do
+    taskset -cp $pid | sed 's/.*: //'
+  done
+done | sort -u
+"""
+
+
+def test_cpus(machine: Machine) -> None:
+    """systemd and its services leave the planned core, and have it back afterwards."""
+    first, second, *_ = [*sorted(os.sched_getaffinity(0)), None]
+    if second is None:
+        pytest.skip("one core")
+    plan = {"target": f"{second}", "vms": {}, "kept": "", "emulator": "", "system": f"{first}"}
+    values = {
+        "PLAN": json.dumps(plan), "ROLES": f"target={second} system={first}", "VMS": "",
+        "CPUS_SCRIPT": (ROOT / "scripts/host/cpus").read_text(),
+    }  # fmt: skip
+    before, everywhere = machine.state(), machine.run("bash", "-c", ALLOWED)
+    machine.step("cpus", "up", **values)
+    reported = "until [ -s /run/spdk-k8s/cpus.json ]; do sleep 0.1; done; cat /run/spdk-k8s/cpus.json"
+    report = json.loads(machine.run("timeout", "20", "bash", "-c", reported))
+    assert report["astray"] == []
+    assert report["roles"]["system"]["threads"] > 1
+    assert machine.run("bash", "-c", ALLOWED) == f"{first}\n" != everywhere
+    machine.twice("cpus", **values)
+    assert changes(before, machine.state()) == []
+    assert machine.run("bash", "-c", ALLOWED) == everywhere
+    with pytest.raises(AssertionError, match=r"cpus\.target names core 999, which is not there"):
+        machine.step("cpus", "up", **values | {"ROLES": "target=999"})
+    assert changes(before, machine.state()) == []
+
+
 def test_engine_trust(machine: Machine) -> None:
     before = machine.state()
     for _ in range(2):
@@ -476,36 +516,61 @@ def test_vm_disks(machine: Machine) -> None:
 
 
 STAND_INS = r"""
-mkdir -p /usr/libexec /var/lib/spdk-k8s/vm
-printf '#!/bin/sh\ntouch /run/spdk-k8s/vm.qmp\nexec sleep infinity\n' >/usr/local/bin/qemu-system-x86_64
+mkdir -p /usr/libexec /var/lib/spdk-k8s/vm /srv/media
+cd /usr/local/bin
+printf '#!/bin/sh\nprintf "{\\"status\\": 1}"\nexec cat >/dev/null\n' >answers
+printf '#!/bin/sh\nsocat UNIX-LISTEN:/run/spdk-k8s/vm.alive,fork,unlink-early EXEC:answers &\nwait\n' >qemu
+mv qemu qemu-system-x86_64
 printf '#!/bin/sh\nexec systemd-socket-activate -l /run/spdk-k8s/vm-media.sock cat\n' >/usr/libexec/virtiofsd
-chmod +x /usr/local/bin/qemu-system-x86_64 /usr/libexec/virtiofsd
+chmod +x answers qemu-system-x86_64 /usr/libexec/virtiofsd
 bridge=/etc/systemd/system/spdk-k8s-vm-bridge.service
 printf '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n' >$bridge
 echo tcg >/var/lib/spdk-k8s/vm/accel
 """
+MUTE = r"""
+mkdir -p /etc/systemd/system/spdk-k8s-vm.service.d
+printf '[Service]\nWatchdogSec=12\n' >/etc/systemd/system/spdk-k8s-vm.service.d/test.conf
+systemctl daemon-reload
+systemctl restart spdk-k8s-vm
+printf '#!/bin/sh\nexec cat >/dev/null\n' >/usr/local/bin/answers
+"""
+GIVE_BACK = (
+    "rm -r /usr/local/bin/{answers,qemu-system-x86_64} /usr/libexec/virtiofsd /srv/media"
+    " /etc/systemd/system/spdk-k8s-vm.service.d"
+)
+RESTARTED = "until systemctl show -P NRestarts spdk-k8s-vm | grep -qx 1; do sleep 0.2; done"
 
 
-def test_a_vm_whose_definition_changed_is_told_until_its_next_start(machine: Machine) -> None:
+def test_a_vm_boots_anew_when_its_definition_changes_and_when_qemu_falls_silent(machine: Machine) -> None:
     """With stand-ins for QEMU and virtiofsd: only the units are made."""
     machine.run("bash", "-euc", STAND_INS)
-    values = {"VM": "vm", "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media"}
+    values = {
+        "VM": "vm", "MEDIA_IMAGE": "", "MEDIA_DIR": "/srv/media", "KVM_ARGS": "-accel\nkvm", "TCG_ARGS": "-accel\ntcg",
+        "ALIVE_SCRIPT": (ROOT / "scripts" / "host" / "alive").read_text(),
+    }  # fmt: skip
 
-    def units(memory: str) -> bool:
-        text = script("worker_vm", values | {"QEMU_ARGS": f"@ACCEL@\n-m\n{memory}"})
-        said = machine.run("bash", "-c", "bash -s up 2>&1", text=text.replace('\nmain "$@"', "\nunits"))
+    def process() -> str:
         machine.run("timeout", "30", "bash", "-c", "until systemctl is-active -q spdk-k8s-vm; do sleep 0.1; done")
-        return "the VM's definition changed" in said
+        return machine.run("systemctl", "show", "-P", "MainPID", "spdk-k8s-vm").strip()
 
-    assert not units("1024")
+    def units(name: str) -> str:
+        text = script("worker_vm", values | {"DEFINITION": name, "QEMU_ARGS": f"@ACCEL@\n-name\n{name}"})
+        machine.run("bash", "-s", "up", text=text.replace('\nmain "$@"', "\nunits"))
+        return process()
+
+    first = units("vm-1")
     assert machine.run("stat", "-c", "%a", "/run/spdk-k8s").strip() == "700", "S1"
-    assert not units("1024")
-    assert units("2048")
-    machine.run("systemctl", "restart", "spdk-k8s-vm")
-    assert not units("2048")
-    assert units("1024")
+    assert units("vm-1") == first
+    second = units("vm-2")
+    assert second != first
+    assert "vm-2" in machine.run("cat", f"/proc/{second}/cmdline")
+    assert units("vm-2") == second
+    machine.run("bash", "-euc", MUTE)
+    machine.run(
+        "timeout", "40", "bash", "-c", "until systemctl show -P NRestarts spdk-k8s-vm | grep -qx 1; do sleep 0.2; done"
+    )
     machine.step("worker_vm", "down", **values)
-    machine.run("bash", "-c", "rm /usr/local/bin/qemu-system-x86_64 /usr/libexec/virtiofsd")
+    machine.run("bash", "-euc", GIVE_BACK)
     assert machine.run("bash", "-c", "ls -d /run/spdk-k8s /etc/tmpfiles.d/spdk-k8s.conf 2>/dev/null || true") == ""
 
 
@@ -540,6 +605,49 @@ def test_bridge(machine: Machine) -> None:
     for _ in range(2):
         machine.run(*down, "tap0")
     assert changes(before, machine.state()) == []
+
+
+# networkd waits for udev, which a container does not have, unless /sys is read-only.
+NETWORKD = r"""
+mount -o remount,ro,bind /sys
+printf '[Match]\nName=nic0\n[Network]\nAddress=192.0.2.12/24\nGateway=192.0.2.1\n' >/etc/systemd/network/nic0.network
+systemctl unmask systemd-networkd
+systemctl start systemd-networkd
+ip link set nic1 up
+timeout 20 sh -c 'until networkctl --no-legend | grep -q "nic0 .*configured"; do sleep 0.2; done'
+"""
+WITHOUT_NETWORKD = """
+systemctl stop systemd-networkd
+systemctl mask systemd-networkd
+rm /etc/systemd/network/nic0.network
+mount -o remount,rw,bind /sys
+"""
+ADDRESSES = "ip -4 -o address show scope global | awk '{print $2, $4}'; ip -4 route show default"
+
+
+@pytest.fixture
+def networkd(card: None, machine: Machine) -> Iterator[Machine]:
+    machine.run("bash", "-euc", NETWORKD)
+    yield machine
+    machine.run("bash", "-euc", WITHOUT_NETWORKD)
+
+
+def test_networkd_leaves_the_card_to_the_bridge_until_it_is_given_back(networkd: Machine) -> None:
+    """As on Ubuntu's servers: it would take the card out of the bridge, and give it the addresses again."""
+    up, down = (("bash", "/scripts/host/bridge", action, "br0", "nic0", "tap0") for action in ("up", "down"))
+    before = networkd.run("bash", "-c", ADDRESSES)
+    assert "nic0 192.0.2.12/24" in before
+    networkd.run(*up, "DE:AD:BE:EF:01:41")
+    bridged = networkd.run("bash", "-c", f"{ADDRESSES}; ip -o link show master br0 | cut -d: -f2")
+    assert "br0 192.0.2.12/24" in bridged
+    cable = "ip link set nic1 down; sleep 1; ip link set nic1 up"
+    for event in (cable, "networkctl reconfigure nic0", "systemctl restart systemd-networkd"):
+        networkd.run("bash", "-c", f"{event}; sleep 1")
+        now = networkd.run("bash", "-c", f"{ADDRESSES}; ip -o link show master br0 | cut -d: -f2")
+        assert now.replace(" linkdown", "") == bridged, event
+    networkd.run(*down, "DE:AD:BE:EF:01:41")
+    networkd.run("bash", "-c", "networkctl reconfigure nic0; sleep 1")
+    assert networkd.run("bash", "-c", ADDRESSES) == before
 
 
 # A network that sends each port its own frames back, as Docker's does where userland-proxy is off. On it: the machine,
@@ -628,7 +736,7 @@ def test_the_card_of_a_vm_cannot_change_under_it(machine: Machine) -> None:
     with pytest.raises(AssertionError, match="connection refused"):
         machine.step("worker_vm", "up", **VM)
     first = machine.state()
-    with pytest.raises(AssertionError, match=r"connected to nic0 of .* config set --path machines\.worker1\.nic nic0"):
+    with pytest.raises(AssertionError, match=r"connected to nic0 of .*; mend: nic0 as this server's nic in"):
         machine.step("worker_vm", "up", **{**VM, "NIC": "lo"})
     assert changes(first, machine.state()) == []
     machine.step("worker_vm", "down", **VM)
@@ -636,6 +744,7 @@ def test_the_card_of_a_vm_cannot_change_under_it(machine: Machine) -> None:
 
 
 NEVER_RAN = {
+    "cpus": {},
     "control_plane": {"NODE": "n", "CONFIG": ""},
     "devices": {"BDEV": "nvme", "DEVICES": "0000:ff:1f.7"},
     "hugepages": {"HUGEPAGES": "2Mi=2"},

@@ -273,12 +273,17 @@ def test_images_are_built_ahead(tree: Tree, tmp_path: Path) -> None:
     for name in ("node", "vhost", "video", "media"):
         (tree.root / "images" / name).mkdir(parents=True)
         (tree.root / "images" / name / name).touch()
-    shutil.copytree(ROOT / "settings", tree.root / "settings")
-    (tree.root / ".venv").symlink_to(ROOT / ".venv")
+    program_of(tree)
     tools = tree.program(tmp_path / "bin/docker", f"echo unix://{tmp_path}/engine.sock").parent
     with socketserver.ThreadingUnixStreamServer(str(tmp_path / "engine.sock"), BuildKit) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = tree.bash('mkdir -p "$CACHE/logs"; images_ahead', PATH=f"{tools}:{os.environ['PATH']}")
+        proxy = {
+            "HTTP_PROXY": "http://user:hu'sh@127.0.0.1:9",
+            "DOCKER_CONFIG": str(tmp_path),
+            "NO_PROXY": "",
+            "no_proxy": "",
+        }
+        done = tree.bash('mkdir -p "$CACHE/logs"; images_ahead', PATH=f"{tools}:{os.environ['PATH']}", **proxy)
         server.shutdown()
     assert "built ahead, but for video/: left to pulumi up" in done.stdout, done.stderr
     assert set(BuildKit.asked) == {"node machine", "node guest", "vhost qemu-storage-daemon", "video ", "media "}
@@ -287,7 +292,8 @@ def test_images_are_built_ahead(tree: Tree, tmp_path: Path) -> None:
         assert query["version"] == ["2"]
         assert query["platform"] == ["linux/amd64"]
         built = json.loads(query["buildargs"][0])
-        assert built == {"BASE": f"debian:{PINS['DEBIAN']}-slim", "COUNT": str(Vm().disk_slots)}
+        here = {"HTTP_PROXY": proxy["HTTP_PROXY"], "http_proxy": proxy["HTTP_PROXY"]}
+        assert built == here | {"BASE": f"debian:{PINS['DEBIAN']}-slim", "COUNT": str(Vm().disk_slots)}
 
 
 DOCKER = """echo "$1" >>"$SPDK_K8S_CACHE/asked"
@@ -305,11 +311,33 @@ def test_privileged_is_tried_once_for_each_engine(tree: Tree) -> None:
     assert tried("A 28 runc []")[:2] == (2, 0)
     assert tried("A 28 runc []", refused=1)[:2] == (2, 0)
     assert tried("A 28 bounded []")[:2] == (3, 0), "an engine with another runtime"
-    for option, word in (("rootless", "without root"), ("userns", "userns-remap")):
-        runs, code, said = tried(f'A 28 runc ["name={option}"]')
-        assert (runs, code) == (3, 1)
-        assert word in said
-        assert "Remedy" in said
+
+
+def program_of(tree: Tree) -> None:
+    """The parts of the program that the set-up asks."""
+    for name in ("settings", "operate"):
+        shutil.copytree(ROOT / name, tree.root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tree.root / ".venv").symlink_to(ROOT / ".venv")
+
+
+PODMAN = {"Platform": {"Name": "linux/amd64/debian-13"}, "Components": [{"Name": "Podman Engine"}]}
+
+
+def test_an_engine_that_cannot_serve_ends_the_set_up(tree: Tree) -> None:
+    """tests/unit/test_engine.py has every kind of it."""
+    program_of(tree)
+    info = {"KernelVersion": os.uname().release, "SecurityOptions": []}
+    answers = """case $1 in info) echo "$INFO" ;; version) echo "$VERSION" ;; context) echo '"unix:///x"' ;; esac"""
+    tools = tree.program(tree.root.parent / "bin/docker", answers).parent
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "INFO": json.dumps(info)}
+    done = tree.bash("engine_fits", VERSION=json.dumps({"Components": [{"Name": "Engine"}]}), **environment)
+    assert done.returncode == 0, done.stderr
+    done = tree.bash("engine_fits; echo never", VERSION=json.dumps(PODMAN), **environment)
+    assert done.returncode == 1
+    assert "talks to Podman" in done.stderr
+    assert "Remedy" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "never" not in done.stdout
 
 
 def test_an_engine_that_cannot_be_started_is_named_at_once(tree: Tree) -> None:
@@ -348,17 +376,21 @@ def test_every_target_says_that_there_is_no_home(tree: Tree, home: str | None) -
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("in_reach", [True, False])
-def test_a_preview_knows_whether_spdk_can_be_had(tree: Tree, in_reach: bool) -> None:
+@pytest.mark.parametrize("tag", [PINS["SPDK_COMMIT"], "0" * 40, "a portal's page", None])
+def test_a_preview_knows_whether_spdk_can_be_had(tree: Tree, tag: str | None) -> None:
     """On a clean machine too `make preview` chooses the vhost backend that `make up` will."""
-    mine = ("check_machine", "packages", "python_environment", "pulumi_cli", "pulumi_providers")
+    if tag:
+        (tree.mirror / "spdk.git/info").mkdir(parents=True)
+        refs = f"{'1' * 40}\trefs/tags/v{PINS['SPDK']}\n{tag}\trefs/tags/v{PINS['SPDK']}^{{}}\n"
+        (tree.mirror / "spdk.git/info/refs").write_text(refs)
+    mine = ("check_machine", "packages", "python_environment", "engine_fits", "pulumi_cli", "pulumi_providers")
     with (tree.root / "setup/images.sh").open("a") as parts:  # the rest of the set-up is this machine's
         parts.writelines(f"{name}() {{ :; }}\n" for name in mine)
     tree.program(tree.root / "setup/engine", ":")
-    url = tree.url if in_reach else "http://127.0.0.1:9"
+    url = f"{tree.url}/spdk.git" if tag else "http://127.0.0.1:9"
     done = tree.bash(f"{tree.root}/setup/setup --tools; {tree.root}/setup/env", SPDK_K8S_SPDK_URL=url)
     assert done.returncode == 0, done.stderr
-    assert (f"export SPDK_RELEASE={PINS['SPDK']}\n" in done.stdout) == in_reach, done.stdout
+    assert (f"export SPDK_RELEASE={PINS['SPDK']}\n" in done.stdout) == (tag == PINS["SPDK_COMMIT"]), done.stdout
 
 
 def test_step_shows_the_log_of_what_failed(tree: Tree) -> None:
@@ -367,6 +399,24 @@ def test_step_shows_the_log_of_what_failed(tree: Tree) -> None:
     assert "no such suite: trixy" in done.stderr
     assert str(tree.cache / "logs/base-image.log") in done.stderr
     assert "never" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_is_named_in_both_spellings_and_survives_sudo(tree: Tree, name: str) -> None:
+    """curl and apt-get read http_proxy only, and sudo takes either away."""
+    tools = tree.program(tree.root.parent / "bin/sudo", 'echo "sudo $*"; shift 2; exec "$@"').parent
+    bare = {f"{proxy}_PROXY" for proxy in ("HTTP", "HTTPS", "ALL", "NO")}
+    bare = {other: "" for upper in bare for other in (upper, upper.lower())}
+    environment = bare | {name: "http://user:hush@proxy:3128", "PATH": f"{tools}:{os.environ['PATH']}"}
+    script = "id() { echo 1000; }; as_root printenv "
+    for spelt in (name.upper(), name.lower()):
+        done = tree.bash(script + spelt, **environment)
+        asked, value = done.stdout.splitlines()
+        assert value == "http://user:hush@proxy:3128"
+        assert spelt in asked
+        assert "--preserve-env=" in asked
+        assert "hush" not in asked, "the command line"
+    assert "preserve" not in tree.bash(script + "PATH", **environment | {name: ""}).stdout
 
 
 def test_interrupt_ends_what_a_step_started(tree: Tree) -> None:
@@ -411,6 +461,23 @@ def test_packages_that_may_not_be_installed_are_named(tree: Tree) -> None:
     done = tree.bash('may_root() { false; }; has_venv() { true; }; has() { [ "$1" != jq ]; }; TESTS=; packages')
     assert done.returncode == 1
     assert "sudo apt-get update && sudo apt-get install -y --no-install-recommends jq" in done.stderr
+
+
+def test_an_apt_that_runs_already_is_waited_for(tree: Tree, tmp_path: Path) -> None:
+    """As unattended upgrades do after a machine's boot."""
+    asked = tmp_path / "asked"
+    tree.program(
+        tmp_path / "bin/apt-get",
+        f"""echo "$@" >>{asked}
+        if [ "$1" = update ] && [ "$(wc -l <{asked})" -lt 3 ]; then
+          echo "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 6 (apt-get)" >&2
+          exit 100
+        fi""",
+    )
+    there = 'may_root() { true; }; as_root() { "$@"; }; has_venv() { true; }; has() { [ "$1" != jq ]; }; TESTS='
+    done = tree.bash(f"{there}; packages", PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert "installed jq" in done.stdout, done.stderr
+    assert [line.split()[0] for line in asked.read_text().splitlines()] == ["update", "update", "update", "install"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may drop capabilities")
@@ -517,7 +584,7 @@ def test_set_up_does_not_depend_on_how_the_checkout_came(tree: Tree, tmp_path: P
     assert [path.name for path in (tree.cache / "out").iterdir()] == ["pause"]
     assert (tree.cache / "out/pause").stat().st_mode & 0o777 == 0o755
 
-    mine = ("check_machine", "packages", "python_environment", "pulumi_cli", "pulumi_providers")
+    mine = ("check_machine", "packages", "python_environment", "engine_fits", "pulumi_cli", "pulumi_providers")
     with (tree.root / "setup/images.sh").open("a") as parts:  # the rest of the set-up is this machine's
         parts.writelines(f"{name}() {{ :; }}\n" for name in mine)
     (tree.root / "setup/engine").write_text("echo engine $1\n")
