@@ -9,6 +9,8 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,26 @@ return {
   width: video.videoWidth,
   height: video.videoHeight,
   muted: video.muted,
-  playlist: document.querySelectorAll('.vjs-playlist-item').length,
+  playlist: document.querySelectorAll('#movies li').length,
   text: document.body.innerText,
 };
 """
+
+
+@contextmanager
+def chromium(*flags: str, timeout: float = 60) -> Iterator[webdriver.Chrome]:
+    """A browser with a profile of its own. timeout: for loading a page, in seconds."""
+    with tempfile.TemporaryDirectory(prefix="browser-") as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = _program("chromium", "google-chrome")
+        for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        browser = webdriver.Chrome(options=options, service=Service(_program("chromedriver")))
+        try:
+            browser.set_page_load_timeout(timeout)
+            yield browser
+        finally:
+            browser.quit()
 
 
 def watch(url: str, screenshot: Path, *, timeout: float = 60) -> dict[str, Any]:
@@ -54,14 +72,8 @@ def watch(url: str, screenshot: Path, *, timeout: float = 60) -> dict[str, Any]:
     Returns what is seen: title, source, currentTime, width, height, muted, playlist (number of entries), text, and
     played (seconds that the video advanced while it was watched).
     """
-    with tempfile.TemporaryDirectory(prefix="browser-") as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = _program("chromium", "google-chrome")
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        browser = webdriver.Chrome(options=options, service=Service(_program("chromedriver")))
+    with chromium(timeout=timeout) as browser:
         try:
-            browser.set_page_load_timeout(timeout)
             browser.get(url)
             wait = WebDriverWait(browser, timeout, poll_frequency=0.2)
             first = wait.until(lambda b: b.execute_script(STATE))
@@ -77,10 +89,7 @@ def watch(url: str, screenshot: Path, *, timeout: float = 60) -> dict[str, Any]:
         except TimeoutException:
             text = browser.execute_script("return document.body ? document.body.innerText : ''")
             raise AssertionError(f"{url}: no video plays after {timeout:g} s; the page reads: {text!r}") from None
-        else:
-            return state
-        finally:
-            browser.quit()
+        return state
 
 
 def _advance(before: dict[str, Any], now: dict[str, Any]) -> float:

@@ -15,6 +15,7 @@ import yaml
 from kubernetes import client, config
 
 from components.hosts import script
+from render.placement import vm_mac
 from tests.e2e.test_stack import get
 from tests.plain_machines import USER, Machine, PlainMachines
 from tests.pulumi_cli import Stack, free_subnet
@@ -162,7 +163,8 @@ def test_preflight_passes_on_a_host_of_this_stack_and_refuses_another_stacks(
     machine = plain.machines[1]
     needs = {
         "OWNER": owner, "ADDRESS": machine.address, "REGISTRY": lab.outputs["registry"], "PORTS": "10250", "CPUS": "2",
-        "MEMORY_MIB": "1000", "DISK_MIB": "1000", "VMS": plain.address(4),
+        "MEMORY_MIB": "1000", "DISK_MIB": "1000", "AT": "machines.worker1",
+        "VMS": f"{plain.address(4)}={vm_mac('DE:AD:BE:EF:01:41', 'worker2')}=machines.worker2",
     }  # fmt: skip
     looked = subprocess.run(
         ["docker", "exec", "-i", "-u", USER, machine.container, "bash", "-s", "up"],

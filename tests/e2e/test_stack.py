@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes import client, stream
@@ -53,7 +54,7 @@ def test_spdk_and_the_vm_are_on_hugepages(running: Running, backend: str, traces
         pytest.skip("this stack is on ordinary pages")
     pages = int(HUGEPAGES.read_text())
     assert running.core.read_node("worker1").status.allocatable["hugepages-2Mi"] == f"{pages * 2}Mi"
-    pod = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items[0]
+    pod = pods_of(running, VHOST)[0]
     target = int(pod.spec.containers[0].resources.limits["hugepages-2Mi"].removesuffix("Mi"))
     assert (pages - int(traces_before["hugepages"])) * 2 == target + 3072, "the VM has vm.memoryMib"
     own, guests = running.docker("worker1", "bash", "-c", HUGETLB).split()
@@ -64,6 +65,10 @@ def test_spdk_and_the_vm_are_on_hugepages(running: Running, backend: str, traces
 # kB of SPDK's memory on hugepages: its own, and the guest's, which it shares with QEMU
 HUGETLB = """awk '/^Private_Hugetlb/ {own += $2} /^Shared_Hugetlb/ {guests += $2} END {print own, guests}' \\
   /proc/$(pgrep -f ^spdk-vhost)/smaps"""
+
+
+def pods_of(running: Running, app: str) -> list[client.V1Pod]:
+    return running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={app}").items
 
 
 def is_ready(pod: client.V1Pod) -> bool:
@@ -119,7 +124,7 @@ def test_the_registry_wants_tls_and_a_login(running: Running) -> None:
 
 @pytest.mark.parametrize("app", [VHOST, VIDEO])
 def test_pods_run_images_of_the_private_registry_by_digest(running: Running, app: str) -> None:
-    pods = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={app}").items
+    pods = pods_of(running, app)
     assert pods
     for pod in pods:
         for container in pod.spec.containers:
@@ -129,7 +134,7 @@ def test_pods_run_images_of_the_private_registry_by_digest(running: Running, app
 
 
 def test_video_pods_are_unprivileged(running: Running) -> None:
-    for pod in running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VIDEO}").items:
+    for pod in pods_of(running, VIDEO):
         context = pod.spec.containers[0].security_context
         assert pod.spec.security_context.run_as_non_root
         assert context.read_only_root_filesystem
@@ -188,25 +193,28 @@ def test_each_pod_has_its_own_vhost_disk(running: Running, backend: str, ordinal
         )
 
 
-def in_target(running: Running, command: str) -> str:
-    """Run in the vhost pod."""
-    (pod,) = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
+def in_pod(running: Running, pod: str, command: str) -> str:
     return str(
         stream.stream(
-            running.core.connect_get_namespaced_pod_exec, pod.metadata.name, NAMESPACE,
+            running.core.connect_get_namespaced_pod_exec, pod, NAMESPACE,
             command=["bash", "-c", command], stdout=True, stderr=True, stdin=False, tty=False,
         )
     )  # fmt: skip
 
 
+def in_target(running: Running, command: str) -> str:
+    """Run in the vhost pod."""
+    (pod,) = pods_of(running, VHOST)
+    return in_pod(running, pod.metadata.name, command)
+
+
 def reads(running: Running, ordinal: int) -> int:
     """Read operations that SPDK's bdev of that number has served."""
     asked = (
-        "import json; from spdk.rpc.client import JSONRPCClient; rpc = JSONRPCClient('/run/vhost/rpc.sock');"
-        f"print(json.dumps(rpc.call('bdev_get_iostat', {{'name': 'Malloc{ordinal}'}})))"
+        "from spdk.rpc.client import JSONRPCClient; rpc = JSONRPCClient('/run/vhost/rpc.sock');"
+        f"print(rpc.call('bdev_get_iostat', {{'names': ['Malloc{ordinal}']}})['bdevs'][0]['num_read_ops'])"
     )
-    answer = in_target(running, f'/opt/agent/bin/python -c "{asked}"')
-    return int(json.loads(answer)["bdevs"][0]["num_read_ops"])
+    return int(in_target(running, f'/opt/agent/bin/python -c "{asked}"'))
 
 
 @pytest.mark.parametrize("ordinal", ORDINALS)
@@ -219,6 +227,34 @@ def test_rtmp_plays(running: Running, ordinal: int) -> None:
     assert probe.returncode == 0, probe.stderr
     # the end of a short movie is a message of the server's, which ffprobe lists as data
     assert {s["codec_type"] for s in json.loads(probe.stdout)["streams"]} - {"data"} == {"video", "audio"}
+
+
+@pytest.mark.parametrize("ordinal", ORDINALS)
+def test_a_live_stream_needs_the_stacks_key(running: Running, ordinal: int) -> None:
+    """tests/engine/test_video_page.py has what follows of it on the page."""
+    live = running.outputs["streams"][ordinal].removesuffix("vod2") + "live/e2e"
+    source = ["-re", "-f", "lavfi", "-i", "testsrc=size=160x90:rate=5", "-c:v", "libx264", "-preset", "ultrafast"]
+    more = ["-pix_fmt", "yuv420p", "-force_key_frames", "expr:gte(t,n_forced)", "-t", "60", "-f", "flv"]
+
+    def publish(url: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["ffmpeg", "-nostdin", "-loglevel", "quiet", *source, *more, url])
+
+    assert publish(live).wait(60) != 0
+    publisher = publish(f"{live}?key={running.outputs['publishKey']}")
+    try:
+        playlist = running.outputs["pages"][ordinal] + "hls/e2e.m3u8"
+        until(30, "the stream's playlist", lambda: answer(playlist) != b"")
+    finally:
+        publisher.kill()
+        publisher.wait()
+
+
+def answer(url: str) -> bytes:
+    """Empty while there is none."""
+    try:
+        return get(url)[1]
+    except urllib.error.URLError:
+        return b""
 
 
 @pytest.mark.parametrize("ordinal", ORDINALS)
@@ -242,6 +278,27 @@ def test_a_second_up_changes_nothing(running: Running) -> None:
     assert not re.search(r"\d+ (created|updated|replaced|deleted)", output)
 
 
+def test_make_up_with_nothing_to_do_only_looks(running: Running) -> None:
+    code, said = make_up(running)
+    assert code == 0, said[-3000:]
+    assert "Impact: none\n" in said
+    assert "done after" not in said, "Pulumi was run"
+
+
+def test_a_change_that_takes_pages_away_is_not_made_without_consent(running: Running) -> None:
+    before = unharmed(running)
+    running.stack.run("config", "set", "--path", "vm.vnc", "127.0.0.1:2")
+    try:
+        code, said = make_up(running)
+    finally:
+        running.stack.run("config", "rm", "--path", "vm.vnc")
+    assert code == 3, said[-3000:]
+    assert re.search(r"^  VMs that boot anew +worker2$", said, re.MULTILINE), said
+    assert re.search(rf"^  pages away +0 to {COUNT - 1} for about \d+ s", said, re.MULTILINE), said
+    assert f"the change was not made; remedy: make up STACK={running.stack.name} ALLOW=interrupt\n" in said
+    assert unharmed(running) == before
+
+
 def test_no_secret_in_the_state_or_the_outputs(running: Running) -> None:
     state = running.stack.run("stack", "export", "--stack", running.stack.name)
     assert "PRIVATE KEY" not in state
@@ -261,7 +318,7 @@ def marker(running: Running, ordinal: int) -> dict[str, str | int] | None:
 
 
 def video_pods(running: Running) -> dict[str, client.V1Pod]:
-    pods = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VIDEO}").items
+    pods = pods_of(running, VIDEO)
     return {p.metadata.name: p for p in pods}
 
 
@@ -352,11 +409,12 @@ def test_drift_is_found_and_mended_and_the_vm_comes_back_with_every_disk_as_it_w
     assert_every_pod_serves_its_own_disk(running)
 
 
-def make_up(running: Running) -> tuple[int, str]:
+def make_up(running: Running, allow: str = "") -> tuple[int, str]:
     """Exit code and output of `make up`, which needs no set-up here."""
+    environment = running.stack.environment | {"ALLOW": allow}
     done = subprocess.run(
-        [sys.executable, "-m", "operate.up", running.stack.name], env=running.stack.environment, cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
+        [sys.executable, "-m", "operate.up", running.stack.name], env=environment, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500,  # a kill would leave Pulumi half-way
     )  # fmt: skip
     return done.returncode, done.stdout
 
@@ -369,12 +427,12 @@ def until(seconds: float, what: str, condition: Callable[[], bool]) -> None:
 
 
 def lose_namespace(running: Running) -> None:
+    """While pod 0 reads its disk, as a probe or a viewer does: nothing ends a read of a disk whose target is gone."""
+    reading = "(while dd if=/data/.spdk-k8s.json bs=4K iflag=direct; do :; done) >/dev/null 2>&1 &"
+    in_pod(running, f"{VIDEO}-0", reading)
     running.core.delete_namespace(NAMESPACE)
-    until(
-        120,
-        "the namespace to go",
-        lambda: NAMESPACE not in {n.metadata.name for n in running.core.list_namespace().items},
-    )
+    until(30, "the target to go", lambda: not pods_of(running, VHOST))
+    assert f"{VIDEO}-0" in video_pods(running), "its read holds it"
 
 
 def lose_claims(running: Running) -> None:
@@ -442,13 +500,40 @@ def test_a_drained_node_is_said_at_once_and_left_to_whoever_meant_it(running: Ru
     wait_until_there_is_no_drift(running, 90)
 
 
+def test_a_vm_that_changes_boots_anew_and_keeps_every_disk(running: Running) -> None:
+    """U16: `up` said "1 updated", and nothing had changed. The way back is a row of test_changes.py."""
+    lives = [marker(running, i) for i in ORDINALS]
+    boot = running.core.read_node("worker2").status.node_info.boot_id
+    running.stack.run("config", "set", "--path", "vm.memoryMib", "3328")
+    code, said = make_up(running, allow="interrupt")
+    assert code == 0, said[-3000:]
+    node = running.core.read_node("worker2")
+    assert 3128 < int(node.status.capacity["memory"].removesuffix("Ki")) >> 10 < 3328
+    assert node.status.node_info.boot_id != boot
+    assert not node.spec.unschedulable
+    assert "no drift" in checked(running).stdout, "up ends when it is so"
+    assert [marker(running, i) for i in ORDINALS] == lives
+
+
+def test_a_qemu_that_stands_still_is_started_anew(running: Running) -> None:
+    """U23: it stood for ever."""
+    lives = [marker(running, i) for i in ORDINALS]
+    starts = ("systemctl", "show", "-P", "NRestarts", "spdk-k8s-vm")
+    before = running.docker("worker1", *starts)
+    running.docker("worker1", "systemctl", "kill", "--kill-whom=main", "--signal=STOP", "spdk-k8s-vm")
+    until(60, "systemd to start QEMU anew", lambda: running.docker("worker1", *starts) != before)
+    wait_until_there_is_no_drift(running, 240)
+    assert [marker(running, i) for i in ORDINALS] == lives
+    assert_every_pod_serves_its_own_disk(running)
+
+
 def delete_target(running: Running) -> None:
     """Delete the vhost pod, and wait for its successor."""
-    (old,) = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
+    (old,) = pods_of(running, VHOST)
     running.core.delete_namespaced_pod(old.metadata.name, NAMESPACE)
     end = time.monotonic() + 120
     while True:
-        pods = running.core.list_namespaced_pod(NAMESPACE, label_selector=f"app={VHOST}").items
+        pods = pods_of(running, VHOST)
         if [p for p in pods if p.metadata.uid != old.metadata.uid and is_ready(p)]:
             return
         assert time.monotonic() < end, [p.status for p in pods]
@@ -541,7 +626,7 @@ def test_a_registry_port_that_is_taken_is_refused(running: Running) -> None:
     assert "pulumi config set --path registry.port 5001" in refused.stderr
 
 
-def test_disks_on_files_survive_the_target_and_a_destroy(running: Running) -> None:
+def test_disks_on_files_survive_the_target(running: Running) -> None:
     """bdev aio: another kind of disk is a blank one, and then it stays what it is."""
     before = [marker(running, i) for i in ORDINALS]
     running.stack.run("config", "set", "--path", "vhost.bdev", "aio")
@@ -552,6 +637,94 @@ def test_disks_on_files_survive_the_target_and_a_destroy(running: Running) -> No
     running.guest("echo 3 >/proc/sys/vm/drop_caches")
     assert [marker(running, i) for i in ORDINALS] == lives
     assert_every_pod_serves_its_own_disk(running)
+
+
+class InGuest(threading.Thread):
+    """Runs a program of this folder in the guest."""
+
+    def __init__(self, running: Running, program: str, *arguments: object) -> None:
+        super().__init__(daemon=True)
+        text = shlex.quote(Path(__file__).with_name(program).read_text())
+        self.command = " ".join(["python3 -c", text, *map(str, arguments)])
+        self.running, self.said = running, ""
+        self.start()
+
+    def run(self) -> None:
+        self.said = self.running.guest(self.command)
+
+    def seen(self) -> dict[str, Any]:
+        """What it printed at its end."""
+        self.join(120)
+        found: dict[str, Any] = json.loads(self.said)
+        return found
+
+
+class Reader(InGuest):
+    """Reads the disk of instance `ordinal` as fast as it can: see reader.py. The first second is left out, as target
+    and guest start with what they have saved."""
+
+    def __init__(self, running: Running, ordinal: int) -> None:
+        super().__init__(running, "reader.py", disk_path(ordinal), 11)
+
+    def mib_per_second(self) -> float:
+        seen = self.seen()
+        assert seen["errors"] == 0
+        rates = seen["rates"][1:]
+        return float(sum(rates) / len(rates))
+
+
+def test_a_limit_is_kept_by_the_one_disk_that_has_it_and_restarts_nothing(running: Running, backend: str) -> None:
+    """On files, which outlive the target."""
+    before, limit = unharmed(running), 4
+
+    def is_kept() -> None:
+        limited, other = Reader(running, 1), Reader(running, 0)
+        assert limited.mib_per_second() == pytest.approx(limit, rel=0.05)
+        assert other.mib_per_second() > 2 * limit
+        assert "no drift" in checked(running).stdout
+
+    running.stack.run("config", "set", "--path", "vhost.qos.disks.1.readMibPerSecond", str(limit))
+    code, said = make_up(running)
+    assert code == 0, said[-3000:]
+    assert f"disks with other limits  1 (no limit → {limit} MiB/s read)" in said
+    assert re.search(rf"^1 .* {limit} MiB/s read ", said, re.MULTILINE), "make status shows it"
+    is_kept()
+    kill_target(running, backend)
+    until(15, "the pages", lambda: all(marker(running, i) for i in ORDINALS))
+    is_kept()
+    running.stack.run("config", "rm", "--path", "vhost.qos")
+    code, said = make_up(running)
+    assert code == 0, said[-3000:]
+    assert Reader(running, 1).mib_per_second() > 2 * limit
+    assert unharmed(running) == before
+
+
+KILLS, BETWEEN = 4, 4  # seconds
+
+
+def writer(running: Running, ordinal: int) -> InGuest:
+    """Writes to the disk of instance `ordinal`, and verifies it: see writer.py."""
+    folder = running.guest(f"findmnt -nfo TARGET --source $(readlink -f {disk_path(ordinal)})").strip()
+    return InGuest(running, "writer.py", f"{folder}/verified", KILLS * BETWEEN + 10)
+
+
+def test_a_target_that_is_killed_again_and_again_loses_no_write(running: Running, backend: str) -> None:
+    """On files: each acknowledged write is there, no page is away for long, nothing is out of memory."""
+    writers = [writer(running, ordinal) for ordinal in ORDINALS[:2]]
+    for _ in range(KILLS):
+        kill_target(running, backend)
+        until(15, "the pages", lambda: all(marker(running, i) for i in ORDINALS))
+        time.sleep(BETWEEN)
+    for each in writers:
+        seen = each.seen()
+        assert (seen["errors"], seen["wrong"]) == (0, 0), seen
+        assert seen["longest"] < 10, seen
+    (pod,) = pods_of(running, VHOST)
+    assert [c.restart_count for c in pod.status.container_statuses] == [0], "the agent starts its target by itself"
+
+
+def test_disks_on_files_survive_fewer_instances_and_a_destroy(running: Running) -> None:
+    lives = [marker(running, i) for i in ORDINALS]
     # a smaller N takes no data away: what the last instance had is there when it comes back
     for count in (COUNT - 1, COUNT):
         running.stack.run("config", "set", "numinst", str(count))
