@@ -23,7 +23,7 @@ from render.kubeadm import kubeadm_init
 from render.placement import disk_path
 from render.registry import registry_config, registry_hosts
 from render.vhost import Disks, vhost_config
-from render.vm import cloud_init_meta_data, cloud_init_network, cloud_init_user_data, qemu_args
+from render.vm import ACCEL_ARGS, cloud_init_meta_data, cloud_init_network, cloud_init_user_data, qemu_args
 from settings.models import Settings
 from settings.names import CLAIM, NAMESPACE, RUN, VHOST, VIDEO
 from settings.pins import PINS
@@ -67,7 +67,7 @@ def main(folder: Path, count: int) -> None:
             "REGISTRY": REGISTRY, "REGISTRY_CA": made["ca"], "PACKAGES": PACKAGES, "NODE_IP": str(address),
             "REGISTRY_HOSTS": registry_hosts(f"https://{REGISTRY}", **login),
             "BUNDLE": f"{REGISTRY}/node-bundle:floor", "PAUSE": f"{REGISTRY}/pause:{PINS['PAUSE']}",
-            "CNI_CONFIG": cni_config(POD_CIDR, i), "ROUTES": routes(POD_CIDR, list(NODES.values()), i),
+            "CNI_CONFIG": cni_config(POD_CIDR, i), "ROUTES": routes(POD_CIDR, dict(enumerate(NODES.values())), i),
             "SYNC": "2s" if name == "worker1" else "1m",
         })  # fmt: skip
     write("control-plane", "control_plane", {
@@ -77,6 +77,7 @@ def main(folder: Path, count: int) -> None:
             service_cidr=CONFIG.cluster.service_cidr, in_container=True,
         ),
     })  # fmt: skip
+    network = cloud_init_network(mac=CONFIG.vm.mac, address=NODES["worker2"], prefix=24, gateway=SUBNET[1])
     write("vm", "worker_vm", {
         "REGISTRY": REGISTRY, "GUEST": f"{REGISTRY}/guest:floor", "BUNDLE": f"{REGISTRY}/node-bundle:floor",
         "PRELOAD": " ".join([
@@ -84,24 +85,24 @@ def main(folder: Path, count: int) -> None:
             f"{REGISTRY}/{VIDEO}:floor",
         ]),
         "MEDIA_IMAGE": f"{REGISTRY}/media:floor", "MEDIA_DIR": "/srv/media", "DISK_GIB": "8", "ACCEL": "auto",
-        "VM": "vm",
-        "QEMU_ARGS": "\n".join(
-            qemu_args(
+        "VM": "vm", "DEFINITION": "vm",
+        "QEMU_ARGS": "\n".join([
+            *qemu_args(
                 vm="vm", vcpus=CONFIG.vm.vcpus, memory_mib=CONFIG.vm.memory_mib, mac=CONFIG.vm.mac, tap="tap0",
                 disk_slots=CONFIG.vm.disk_slots, vnc=None,
-            )
-        ),
+            ),
+            "-name", "vm",
+        ]),
+        "KVM_ARGS": "\n".join(ACCEL_ARGS["kvm"]), "TCG_ARGS": "\n".join(ACCEL_ARGS["tcg"]),
         "USER_DATA": cloud_init_user_data(
             hostname="worker2", authorized_key=keys["client"]["public"],
             host_private=keys["worker2"]["private"], host_public=keys["worker2"]["public"],
             nameservers=[str(NODES["worker1"])],
         ),
-        "META_DATA": cloud_init_meta_data(hostname="worker2"),
-        "NETWORK_CONFIG": cloud_init_network(
-            mac=CONFIG.vm.mac, address=NODES["worker2"], prefix=24, gateway=SUBNET[1]
-        ),
+        "META_DATA": cloud_init_meta_data(hostname="worker2", network=network),
+        "NETWORK_CONFIG": network,
         "BRIDGE": "br0", "TAP": "tap0", "MAC": CONFIG.vm.mac, "NIC": "eth0",
-        "BRIDGE_SCRIPT": (SCRIPTS / "host" / "bridge").read_text(),
+        **{f"{name.upper()}_SCRIPT": (SCRIPTS / "host" / name).read_text() for name in ("alive", "bridge")},
     })  # fmt: skip
     write("disks", "vm_disks", {
         "VM": "vm", "DISKS": ",".join(map(str, range(count))), "TARGET": VHOST, "WHICH": "plugged",
@@ -113,8 +114,9 @@ def main(folder: Path, count: int) -> None:
 
 def disks(count: int) -> Disks:
     return Disks(
-        ordinals=range(count), slots=CONFIG.slots, mib=CONFIG.vhost.disk_mib, block_size=CONFIG.vhost.block_size,
-        queues=CONFIG.vm.queues, places={i: ("vm", i) for i in range(count)}, vms={"vm": "vm"},
+        ordinals=range(count), slots=CONFIG.vm.disk_slots, mib=CONFIG.vhost.disk_mib,
+        block_size=CONFIG.vhost.block_size, queues=CONFIG.vm.queues,
+        places={i: ("vm", i) for i in range(count)}, vms={"vm": "vm"},
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.inputs import CONFIG
 from render.vhost import Disks, spdk_args, spdk_config, vhost_config
-from settings.budgets import vhost_memory_mib
+from settings.budgets import Backend, vhost_disks, vhost_memory_mib
 from settings.names import RUN
 
 NAME = "spdk-k8s-bench-target"
@@ -18,16 +18,17 @@ NAME = "spdk-k8s-bench-target"
 
 def start(image: str, count: int, spdk: bool) -> float:
     """Seconds from the start of the target in `image` with `count` disks until its last socket exists."""
+    backend: Backend = "spdk" if spdk else "qemu-storage-daemon"
     disks = Disks(
         ordinals=range(count),
-        slots=CONFIG.slots,
+        slots=vhost_disks(CONFIG, backend),
         mib=CONFIG.vhost.disk_mib,
         block_size=CONFIG.vhost.block_size,
         queues=CONFIG.vm.queues,
         places={i: ("vm", i) for i in range(count)},
         vms={"vm": "vm"},
     )
-    memory = vhost_memory_mib(CONFIG)
+    memory = vhost_memory_mib(CONFIG, backend)
     arguments = ["--kind", disks.kind]
     if spdk:
         arguments += ["--", *spdk_args(memory_mib=memory, cpu_mask=CONFIG.vhost.cpu_mask, hugepages=False, pci=False)]

@@ -35,7 +35,7 @@ def watch(page: str, seen: Viewer, stop: threading.Event, pause: float) -> None:
             raise RuntimeError(f"{page}{path}: {response.status}")
         return response
 
-    movie = next(f["name"] for f in json.loads(fetch("/playlist.json").read()) if f["name"].endswith(".mp4"))
+    movie = json.loads(fetch("/playlist.json").read())["movies"][0]["url"]
     for _ in range(MOST):
         if stop.wait(pause):
             break

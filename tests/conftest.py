@@ -2,7 +2,7 @@ import pytest
 
 from tests.pulumi_cli import heed_interrupts
 
-TIERS = ("unit", "engine", "e2e")
+TIERS = ("unit", "engine", "e2e", "servers")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
