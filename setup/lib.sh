@@ -81,9 +81,9 @@ stop_children() {
 }
 end_children
 
-# did TEXT   what a step has to say about itself (also in its log)
+# did TEXT   what a step has to say about itself (also in its log); outside of a step it has no reader
 did() {
-  echo "$*" >&3
+  { echo "$*" >&3; } 2>/dev/null || true
   echo "$*"
 }
 
