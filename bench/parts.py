@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import disk_io, programs, target, timeline
+from bench import disk_io, healing, programs, target, timeline
+from bench import isolation as isolated
 from bench.figures import percentile
 from bench.stack import DEFAULT, OUT, Bench, memory_watch, spdk_source
 from bench.viewers import STALL, viewers
@@ -167,10 +168,7 @@ def watch(bench: Bench) -> None:
 def io(bench: Bench) -> None:
     """For both vhost targets: the time to start, and disk I/O in the guest."""
     results = {}
-    for backend in (DEFAULT, "spdk"):
-        if backend == "spdk" and spdk_source() is None:
-            bench.add("SPDK", None, "", note="SPDK_SOURCE is not set, and SPDK's release cannot be downloaded")
-            continue
+    for backend in backends(bench):
         bench.ensure(1, backend)
         image = next(p.spec.containers[0].image for p in bench.pods() if p.metadata.labels.get("app") == VHOST)
         seconds = target.start(image, MANY, backend == "spdk")
@@ -185,6 +183,67 @@ def io(bench: Bench) -> None:
             bench.add(f"{job}, spdk / {DEFAULT}", results["spdk"][job][0] / results[DEFAULT][job][0], "x")
 
 
+def heal(bench: Bench) -> None:
+    """The target is killed and hangs, with disks in memory; on files it is killed again and again under writers."""
+    kills, every = 10, 12
+    for backend in backends(bench):
+        bench.ensure(FEW, backend)
+        pages = bench.outputs["pages"]
+        for name, what, goal in (("KILL", "killed", 3), ("STOP", "hangs", 15)):
+            healing.signal(bench, backend, name)
+            bench.add(f"{backend}, disks in memory: target {what}, to all pages", healing.healed(pages), "s", goal)
+        bench.ensure(FEW, backend, **{"vhost.bdev": "aio"})
+        before, killed = lives(bench), healing.out_of_memory(bench)
+        away, writers = healing.killed_again(bench, backend, kills, every)
+        name = f"{backend}, files: {kills} kills in {kills * every} s"
+        bench.add(f"{name}: a page away", away, "s", 3)
+        for what in ("errors", "wrong"):
+            bench.add(f"{name}: {what}", sum(writer[what] for writer in writers), "", 0,
+                      f"of {sum(writer['writes'] for writer in writers):.0f} writes")  # fmt: skip
+        after = lives(bench)
+        bench.add(f"{name}: restarts", sum(after.get(life) != count for life, count in before.items()), "", 0)
+        bench.add(f"{name}: out of memory", healing.out_of_memory(bench) - killed, "", 0)
+
+
+def isolation(bench: Bench) -> None:
+    """What a disk notices of its neighbour, without a limit and with one; how exactly limits are kept."""
+    pictures: list[tuple[str, isolated.Seen]] = []
+    for backend in backends(bench):
+        bench.ensure(FEW, backend)
+        disk_io.install_fio(bench)
+        alone = isolated.victim(bench, beside=False)
+        beside = isolated.victim(bench, beside=True)
+        limit = max(1, round(beside.aggressor / 10))
+        one = f"vhost.qos.disks.{isolated.AGGRESSOR}.mibPerSecond"
+        bench.change(one, str(limit))
+        limited = isolated.victim(bench, beside=True)
+        situations = {"alone": alone, "beside the aggressor": beside, f"aggressor limited to {limit} MiB/s": limited}
+        pictures += [(f"{backend}, {name}", seen) for name, seen in situations.items()]
+        for name, seen in situations.items():
+            latency = ", ".join(f"{p} {value:.0f} µs" for p, value in seen.latency.items())
+            bench.add(f"{backend}, {name}: victim", seen.iops, "IOPS",
+                      note=f"{latency}; aggressor {seen.aggressor:.1f} MiB/s")  # fmt: skip
+        bench.add(f"{backend}: victim's p99 with a limited aggressor / alone",
+                  limited.latency["p99"] / alone.latency["p99"], "x", 1.3)  # fmt: skip
+        for limit in isolated.LIMITS:
+            bench.change(one, str(limit))
+            found = isolated.rates(bench)
+            off = {job: abs(rate / limit - 1) * 100 for job, rate in found.items()}
+            bench.add(f"{backend}, limit of {limit} MiB/s: farthest off", max(off.values()), "%", 5,
+                      ", ".join(f"{job} {found[job]:.2f}" for job in found))  # fmt: skip
+        isolated.clear(bench)
+    title = "A disk with one request at a time beside one with 32"
+    (OUT / "isolation.svg").write_text(isolated.svg(pictures, title))
+
+
+def backends(bench: Bench) -> list[str]:
+    """The vhost targets that can be measured here."""
+    if spdk_source() is not None:
+        return [DEFAULT, "spdk"]
+    bench.add("SPDK", None, "", note="SPDK_SOURCE is not set, and SPDK's release cannot be downloaded")
+    return [DEFAULT]
+
+
 PARTS: dict[str, Callable[[Bench], None]] = {
     "bringup": bringup,
     "preview": preview,
@@ -192,4 +251,6 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "many": many,
     "watch": watch,
     "io": io,
+    "heal": heal,
+    "isolation": isolation,
 }

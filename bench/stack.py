@@ -42,7 +42,8 @@ class Bench:
         self.figures: list[Figure] = []
         self.part = ""
         self.count = 0
-        self._backend = self._made_in = ""
+        self._made_in = ""
+        self._made: tuple[str, dict[str, str]] = ("", {})
         self._stack = Stack("bench", OUT / "state")
 
     def __enter__(self) -> Bench:
@@ -63,14 +64,17 @@ class Bench:
         self.figures.append(Figure(self.part, name, value, unit, goal, note))
         print(f"{name}: {value if value is None else round(value, 2)} {unit} {note}", flush=True)
 
-    def ensure(self, count: int, backend: str = DEFAULT) -> None:
-        """Make sure that the stack is up with `count` instances on `backend`."""
-        if (self.count, self._backend) != (count, backend):
+    def ensure(self, count: int, backend: str = DEFAULT, **config: str) -> None:
+        """Make sure that the stack is up with `count` instances on `backend`. config: other keys of it."""
+        if (self.count, *self._made) != (count, backend, config):
             self.down()
-            self.up(count, backend)
+            self.up(count, backend, **config)
 
-    def up(self, count: int, backend: str = DEFAULT) -> tuple[float, timeline.Log]:
-        """Run `pulumi up` from the present state to `count` instances. Returns its seconds and its event log."""
+    def up(self, count: int, backend: str = DEFAULT, **more: str) -> tuple[float, timeline.Log]:
+        """Run `pulumi up` from the present state to `count` instances. Returns its seconds and its event log.
+
+        more: keys of the config, for a stack that is made anew.
+        """
         if not self.count:
             self._clear()
             self._made_in = self.part
@@ -80,13 +84,14 @@ class Bench:
                     "machines.subnet": SUBNET,
                     "vhost.backend": backend,
                     **((spdk_source() or {}) if backend == "spdk" else {}),
+                    **more,
                 }
             )
         self._stack.run("config", "set", "numinst", str(count))
         log = OUT / "state" / "events.json"
         os.environ["PULUMI_DEBUG_COMMANDS"] = "true"  # makes --event-log available
         began = time.monotonic()
-        self.count, self._backend = count, backend
+        self.count, self._made = count, (backend, more)
         self._stack.run("up", "--yes", "--skip-preview", "--event-log", str(log), timeout=2400)
         seconds = time.monotonic() - began
         self.outputs: dict[str, Any] = self._stack.outputs()
@@ -98,11 +103,17 @@ class Bench:
         with log.open() as lines:
             return seconds, timeline.read(lines)
 
+    def change(self, key: str, value: str | None) -> None:
+        """Set `key` of the running stack's config, or with None take it away, and make it so."""
+        self._stack.run("config", *(("rm", "--path", key) if value is None else ("set", "--path", key, value)))
+        backend, more = self._made
+        self.up(self.count, backend, **more)
+
     def down(self) -> None:
         """Destroy the stack if it is up, and add the time as a figure of the part that created it."""
         if not self.count:
             return
-        began, name = time.monotonic(), f"destroy, N = {self.count}, {self._backend}"
+        began, name = time.monotonic(), f"destroy, N = {self.count}, {self._made[0]}"
         self._stack.run("destroy", "--yes", "--skip-preview")
         self.figures.append(Figure(self._made_in, name, time.monotonic() - began, "s", 60))
         self._clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import boots, figures, programs, timeline
+from bench import boots, figures, healing, isolation, programs, timeline
 from bench.figures import Figure
 from bench.programs import Took
 from bench.stack import mebibytes
@@ -152,3 +152,40 @@ def test_a_boot_of_the_series_is_a_vms_but_for_its_network_and_media() -> None:
     assert words[-2:] == ["-machine", "hpet=off"]
     assert not [word for word in words if "tap" in word or "media" in word]
     assert len([word for word in words if word.startswith("pcie-root-port")]) == 32
+
+
+def test_a_fault_is_healed_at_the_last_moment_at_which_a_page_was_away() -> None:
+    clock = iter(range(1000))
+    gone = {"second": range(5, 25), "first": range(35, 40)}
+    seconds = 0
+
+    def now() -> float:
+        return float(seconds)
+
+    def sleep(_: float) -> None:
+        nonlocal seconds
+        seconds = next(clock)
+
+    assert healing.healed(["first", "second"], lambda page: seconds not in gone[page], now, sleep) == 39
+    seconds = 0
+    assert healing.healed(["first"], lambda _: True, now, lambda _: sleep(0)) == 0
+
+
+def test_a_fault_that_does_not_heal_ends_the_benchmark() -> None:
+    seconds = 0.0
+
+    def sleep(_: float) -> None:
+        nonlocal seconds
+        seconds += 10
+
+    with pytest.raises(RuntimeError, match="still away after 300 s"):
+        healing.healed(["page"], lambda _: False, lambda: seconds, sleep)
+
+
+def test_the_picture_of_isolation_has_a_bar_for_each_latency_of_each_situation() -> None:
+    seen = isolation.Seen(900, {"p50": 100, "p99": 400, "p99.9": 800}, 30)
+    picture = ET.fromstring(isolation.svg([("alone", seen), ("beside <it>", seen)], "A & B"))  # noqa: S314
+    bars = [bar for bar in picture.iter("{http://www.w3.org/2000/svg}rect") if bar.get("fill") != "#fff"]
+    assert len(bars) == 6
+    widths = [float(bar.get("width", 0)) for bar in bars]
+    assert widths[2] == pytest.approx(2 * widths[1], abs=0.2)
