@@ -31,7 +31,7 @@ def start(image: str, count: int, spdk: bool) -> float:
     memory = vhost_memory_mib(CONFIG, backend)
     arguments = ["--kind", disks.kind]
     if spdk:
-        arguments += ["--", *spdk_args(memory_mib=memory, cpu_mask=CONFIG.vhost.cpu_mask, hugepages=False, pci=False)]
+        arguments += ["--", *_spdk_args(memory)]
     with tempfile.TemporaryDirectory() as folder:
         config, sockets = Path(folder, "config"), Path(folder, "sockets")
         config.mkdir()
@@ -51,6 +51,11 @@ def start(image: str, count: int, spdk: bool) -> float:
             return max(s.stat().st_mtime for s in there) - datetime.fromisoformat(began).timestamp()
         finally:
             docker("rm", "-f", NAME)
+
+
+def _spdk_args(memory_mib: int) -> list[str]:
+    mask, polls = CONFIG.vhost.cpu_mask, CONFIG.polls
+    return spdk_args(memory_mib=memory_mib, cpu_mask=mask, polls=polls, hugepages=False, pci=False)
 
 
 def docker(*command: str) -> str:

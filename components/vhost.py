@@ -30,7 +30,9 @@ class VhostArgs:
     """Node of the cluster where the pod runs. It has the label type1=NAME."""
     disks: Disks
     memory_mib: int
-    """Memory in MiB of the target with its disks."""
+    """Memory in MiB of the target, without its disks."""
+    disks_mib: int = 0
+    """Memory in MiB that disks of bdev malloc can come to take."""
     overhead_mib: int = 128
     """Memory in MiB that the pod needs beside that: for the agent, and for the page tables of the guests' memory."""
     guaranteed: bool = False
@@ -39,9 +41,11 @@ class VhostArgs:
     files: str = f"{STATE}/disks"
     """Folder on the host with the disk files of bdev aio."""
     cpu_mask: str = "0x1"
-    """CPU cores that SPDK polls on, as SPDK writes them: 0x3f or [0-5]."""
+    """CPU cores that SPDK runs on, as SPDK writes them: 0x3f or [0-5]."""
+    polls: bool = True
+    """True: SPDK takes all of these cores. False: it sleeps until there is something to do (its interrupt mode)."""
     cpu_request: str = "1"
-    """CPU request of the pod: for SPDK at least the number of cores in `cpu_mask`."""
+    """CPU request of the pod: for SPDK that polls at least the number of cores in `cpu_mask`."""
     cpu_limit: str | None = None
     """CPU limit of the pod, its request or more. None: no limit."""
     hugepage_size: Literal["none", "2Mi", "1Gi"] = "none"
@@ -81,7 +85,8 @@ class Vhost(pulumi.ComponentResource):
             disks=Disks(
                 ordinals=range(3), slots=32, mib=128, block_size=4096, queues=1, places={i: ("vm", i) for i in range(3)}
             ),
-            memory_mib=4608,
+            memory_mib=512,
+            disks_mib=32 * 128,
         ),
         pulumi.ResourceOptions(providers=[provider]),
     )
@@ -101,7 +106,11 @@ class Vhost(pulumi.ComponentResource):
             config["spdk.json"] = spdk_config(disks.slots)
             metadata["annotations"] = {"spdk-k8s/start": hashlib.sha256(config["spdk.json"].encode()).hexdigest()[:12]}
             arguments = spdk_args(
-                memory_mib=args.memory_mib, cpu_mask=args.cpu_mask, hugepages=hugepages, pci=disks.bdev == "nvme"
+                memory_mib=args.memory_mib,
+                cpu_mask=args.cpu_mask,
+                polls=args.polls,
+                hugepages=hugepages,
+                pci=disks.bdev == "nvme",
             )
             command += ["--", *arguments]
         config_map = kubernetes.core.v1.ConfigMap(
@@ -127,7 +136,7 @@ class Vhost(pulumi.ComponentResource):
         ]
         if spdk:  # the pod's own: SPDK locks its cores there, and reads its start-up file through a socket there
             mounts.append({"name": "run", "mount_path": "/var/tmp", "sub_path": "tmp"})
-        memory = args.overhead_mib + (512 if hugepages else args.memory_mib)
+        memory = args.overhead_mib + args.disks_mib + (512 if hugepages else args.memory_mib)
         limits = {"memory": f"{memory}Mi", "ephemeral-storage": f"{LOGS_LIMIT_MIB}Mi"}
         if hugepages:
             limits[f"hugepages-{args.hugepage_size}"] = f"{args.memory_mib}Mi"

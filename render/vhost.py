@@ -12,13 +12,14 @@ BDEV_FOLDER = "/disks"  # in the vhost pod: a tmpfs for disks in memory, or the 
 
 @dataclass(frozen=True)
 class Disks:
-    """The disks of a vhost target. Instance i's disk is vhost.i, on bdev Malloc<i>, Aio<i> or Nvme<i>n1.
+    """The disks of a vhost target. Instance i's disk is vhost.i, on SPDK's bdev Aio<i> or Nvme<i>n1.
 
     ordinals: of the instances that the target serves. slots: the most disks that it must be able to serve.
     mib: size of each disk in MiB. block_size: in bytes. queues: virtqueues of each disk.
-    bdev: "malloc", "aio" or "nvme". devices: block devices or PCI addresses in the order of `ordinals`; empty: files.
-    places: ordinal -> the VM's name on its host, and the number of its root port. vms: the VM's name -> the name that
-    QEMU has when it runs with the present definition (render.vm.definition). limits: ordinal -> settings.qos.LIMITS.
+    bdev: "malloc" (memory of the pod), "aio" or "nvme". devices: block devices or PCI addresses in the order of
+    `ordinals`; empty: files. places: ordinal -> the VM's name on its host, and the number of its root port. vms:
+    the VM's name -> the name that QEMU has when it runs with the present definition (render.vm.definition). limits:
+    ordinal -> settings.qos.LIMITS.
     """
 
     ordinals: Sequence[int]
@@ -86,13 +87,16 @@ def spdk_config(slots: int) -> str:
     return json.dumps({"subsystems": [{"subsystem": n, "config": c} for n, c in subsystems.items()]}, indent=1)
 
 
-def spdk_args(*, memory_mib: int, cpu_mask: str, hugepages: bool, pci: bool) -> list[str]:
+def spdk_args(*, memory_mib: int, cpu_mask: str, polls: bool, hugepages: bool, pci: bool) -> list[str]:
     """Arguments of SPDK's vhost target. The disk agent adds those that do not depend on the config.
 
-    memory_mib: SPDK's memory in MiB. cpu_mask: the cores that it polls on. hugepages: its memory is on hugepages.
-    pci: it may take over PCI devices, which bdev nvme needs.
+    memory_mib: SPDK's memory in MiB. cpu_mask: the cores that it runs on. polls: all of their time; else it sleeps
+    until there is something to do. hugepages: its memory is on hugepages. pci: it may take over PCI devices, which bdev
+    nvme needs.
     """
     args = ["--json", "/etc/vhost/spdk.json", "-m", cpu_mask, "-s", str(memory_mib)]
+    if not polls:
+        args += ["--interrupt-mode"]
     if not hugepages:
         args += ["--no-huge"]
     elif not pci:

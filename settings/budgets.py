@@ -63,9 +63,14 @@ def vhost_memory_mib(config: Settings, backend: Backend) -> int:
 
 
 def vhost_need_mib(config: Settings, disks: int) -> int:
-    """Memory in MiB, in whole pages, that a vhost target with `disks` disks needs."""
+    """Memory in MiB, in whole pages, that a vhost target with `disks` disks needs for itself."""
     own = VHOST_OVERHEAD_MIB + max(disks, config.vm.disk_slots) * VHOST_OVERHEAD_MIB_PER_DISK
-    return whole_pages(own + _disks_mib(config, disks), config.vhost.hugepage_size)
+    return whole_pages(own, config.vhost.hugepage_size)
+
+
+def vhost_disks_mib(config: Settings, backend: Backend) -> int:
+    """Memory in MiB of all disks that a vhost pod can come to hold; 0 where they are files or devices."""
+    return _disks_mib(config, vhost_disks(config, backend))
 
 
 def vhost_beside_mib(config: Settings) -> int:
@@ -93,19 +98,21 @@ def on_hugepages(config: Settings, backend: Backend) -> bool:
 def machine_memory_mib(config: Settings, backend: Backend) -> int:
     """Memory in MiB that one machine needs for the whole dev stack.
 
-    Hugepages are allocated at once for all disks that may come, ordinary pages only for disks that exist.
+    Hugepages are allocated at once, and disks in memory only as they come.
     """
-    at_once = on_hugepages(config, backend)
-    target = vhost_memory_mib(config, backend) if at_once else vhost_need_mib(config, 0)
-    disks = 0 if at_once else _disks_mib(config, config.numinst)
-    return len(config.machines.storage) * target + disks + len(config.vms) * config.vm.memory_mib + NODES_MIB
+    hosts = len(config.machines.storage) * _target_mib(config, backend)
+    return hosts + _disks_mib(config, config.numinst) + len(config.vms) * config.vm.memory_mib + NODES_MIB
 
 
 def storage_host_memory_mib(config: Settings, backend: Backend, host: str) -> int:
     """Memory in MiB that a storage host needs."""
-    at_once = on_hugepages(config, backend)
-    target = vhost_memory_mib(config, backend) if at_once else vhost_need_mib(config, len(config.ordinals(host)))
-    return target + config.vm.memory_mib * len(config.machines.storage[host]) + NODE_MIB
+    disks = _disks_mib(config, len(config.ordinals(host)))
+    return _target_mib(config, backend) + disks + config.vm.memory_mib * len(config.machines.storage[host]) + NODE_MIB
+
+
+def _target_mib(config: Settings, backend: Backend) -> int:
+    """Memory in MiB that a vhost target takes for itself at its start."""
+    return vhost_memory_mib(config, backend) if on_hugepages(config, backend) else vhost_need_mib(config, 0)
 
 
 def hugepages(config: Settings, backend: Backend, host: str) -> dict[str, int]:
@@ -133,9 +140,11 @@ def hugepages(config: Settings, backend: Backend, host: str) -> dict[str, int]:
 def storage_host_cpus(config: Settings, backend: Backend) -> int:
     """Number of CPUs that a storage host must have: every core that SPDK polls on or the plan names, and one more where
     the plan names none for the system."""
-    taken = config.target_cores if backend == "spdk" else frozenset[int]()
-    taken |= {core for of_role in config.cpus.roles.values() for core in cores.numbers(of_role)}
-    return max(len(taken) + (not config.cpus.system), *(core + 1 for core in taken), 1)
+    spdk = config.target_cores if backend == "spdk" else frozenset[int]()
+    taken = {core for of_role in config.cpus.roles.values() for core in cores.numbers(of_role)}
+    if config.polls:
+        taken |= spdk
+    return max(len(taken) + (not config.cpus.system), *(core + 1 for core in taken | spdk), 1)
 
 
 def vhost_cpus(config: Settings, backend: Backend) -> tuple[str, str | None]:
@@ -147,7 +156,7 @@ def vhost_cpus(config: Settings, backend: Backend) -> tuple[str, str | None]:
     if config.cpus.target:
         whole = str(len(config.target_cores) + 1)
         return whole, whole
-    return (str(len(config.target_cores)) if backend == "spdk" else "100m"), None
+    return (str(len(config.target_cores)) if backend == "spdk" and config.polls else "100m"), None
 
 
 def in_words(config: Settings, backend: Backend) -> str:
@@ -166,7 +175,7 @@ def _budget(config: Settings, backend: Backend, host: str) -> str:
         for place, count in hugepages(config, backend, host).items()
     ]
     return (
-        f"vhost up to {vhost_memory_mib(config, backend)} MiB with {vhost_disks(config, backend)}"
+        f"vhost {vhost_memory_mib(config, backend)} MiB and up to {vhost_disks(config, backend)}"
         f" disks of {config.vhost.disk_mib} MiB, {vms} {config.vm.memory_mib} MiB;"
         f" {' and '.join(pages) or 'no hugepages'}"
     )
@@ -184,11 +193,13 @@ def choose_backend(config: Settings, *, cpus: int | None, release: bool) -> tupl
         return "qemu-storage-daemon", "SPDK's release cannot be reached and vhost.source names no folder"
     if config.cpus.roles and not config.cpus.target:
         return "qemu-storage-daemon", "the CPU plan has no cores for SPDK (cpus.target)"
-    polled = len(config.target_cores)
     if cpus is None:
         return "spdk", "its source can be had"
-    if cpus < (need := config.vm.vcpus + 1 + polled):
-        return "qemu-storage-daemon", f"SPDK polls on a core of its own, and {cpus} CPUs are less than {need}"
     if cpus <= (last := max(config.target_cores, default=0)):
         return "qemu-storage-daemon", f"vhost.cpuMask names core {last}, and {cpus} CPUs end at {cpus - 1}"
+    if not config.polls:
+        return "spdk", "its source can be had, and in interrupt mode it needs no core of its own"
+    polled = len(config.target_cores)
+    if cpus < (need := config.vm.vcpus + 1 + polled):
+        return "qemu-storage-daemon", f"SPDK polls on a core of its own, and {cpus} CPUs are less than {need}"
     return "spdk", f"its source can be had, and of {cpus} CPUs {'one' if polled == 1 else polled} can be spared"

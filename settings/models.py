@@ -446,13 +446,13 @@ class Vhost(Model):
     """The vhost target on each storage host, which serves the disks."""
 
     backend: Annotated[Literal["auto", "spdk", "qemu-storage-daemon"], Way.TARGET] = "auto"
-    """Vhost target. `auto` chooses SPDK where its source is available and CPU cores are free for polling, else
-    qemu-storage-daemon."""
+    """Vhost target. `auto` chooses SPDK where its source is available and, if it polls, CPU cores are free for that;
+    else qemu-storage-daemon."""
     source: Annotated[str | None, Way.TARGET] = None
     """Local folder with SPDK's source, including the submodules dpdk, isa-l and isa-l-crypto. Default: download the
     pinned release."""
     bdev: Annotated[Literal["malloc", "aio", "nvme"], Way.TARGET] = "malloc"
-    """What a disk is made of. `malloc`: memory of the target, lost when the target restarts. `aio`: a file or block
+    """What a disk is made of. `malloc`: memory of the vhost pod, lost when the pod is made anew. `aio`: a file or block
     device on the storage host. `nvme`: an NVMe device, SPDK only."""
     disk_mib: Annotated[int, Field(ge=16, le=1 << 20), Way.TARGET] = 128
     """Size of each disk in MiB."""
@@ -473,8 +473,12 @@ class Vhost(Model):
     """Devices on the storage host, one for each of its instances, in the order of their ordinals. `aio`: block
     devices to use instead of files. `nvme`: PCI addresses."""
     memory_mib: Annotated[Annotated[int, Field(ge=64, le=1 << 24)] | None, Way.TARGET] = None
-    """Memory of the target in MiB, a multiple of hugepageSize. It holds the target's own buffers and the disks of
-    bdev `malloc`. Default: enough for vm.diskSlots disks."""
+    """Memory in MiB for the target's own buffers, a multiple of hugepageSize. Disks of bdev `malloc` are beside it.
+    Default: enough for vm.diskSlots disks."""
+    mode: Annotated[Literal["poll", "interrupt"] | None, Way.TARGET] = None
+    """How SPDK waits for I/O. `poll`: it takes all of its cores, for the lowest latency. `interrupt`: it sleeps until
+    there is something to do. Default: `interrupt` on machines that are containers, where everything shares the CPUs,
+    unless cpus.target gives SPDK cores of its own; else `poll`."""
     cpu_mask: Annotated[
         str,
         _text(
@@ -484,8 +488,8 @@ class Vhost(Model):
         ),
         Way.TARGET,
     ] = "0x1"
-    """CPU cores that SPDK polls on, as a mask (0x3f) or a list ([0-5]). The host must have all of them and one more.
-    cpus.target takes its place in a CPU plan."""
+    """CPU cores that SPDK runs on, as a mask (0x3f) or a list ([0-5]). The host must have all of them, and one more
+    where SPDK polls. cpus.target takes its place in a CPU plan."""
     hugepage_size: Annotated[HugepageSize, Way.TARGET] = "none"
     """Hugepages for SPDK's memory. The program reserves them on the storage host. `none`: ordinary pages, without
     DMA to NVMe devices."""
@@ -639,8 +643,15 @@ class Settings(Model):
 
     @property
     def target_cores(self) -> frozenset[int]:
-        """The cores that SPDK polls on."""
+        """The cores that SPDK runs on."""
         return frozenset(core_lists.numbers(self.cpus.target)) if self.cpus.target else self.vhost.cores
+
+    @property
+    def polls(self) -> bool:
+        """Whether SPDK takes all of its cores: see vhost.mode."""
+        if self.vhost.mode:
+            return self.vhost.mode == "poll"
+        return bool(self.cpus.target) or not isinstance(self.machines, Containers)
 
     @property
     def target_mask(self) -> str:

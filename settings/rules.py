@@ -271,8 +271,7 @@ def _disks(s: Settings) -> Iterator[Problem]:
     if mib is None:
         return
     if mib < (need := vhost_need_mib(s, s.per_host)):
-        disks = f"{s.per_host} disks x {s.vhost.disk_mib} MiB and " if s.vhost.bdev == "malloc" else ""
-        rule = f"{disks}the target's own {vhost_need_mib(s, 0)} MiB must fit: {need} MiB"
+        rule = f"the target's buffers for {max(s.per_host, s.vm.disk_slots)} disks must fit: {need} MiB"
         yield Problem("vhost.memoryMib", mib, rule, put("vhost.memoryMib", need))
     elif mib != (whole := whole_pages(mib, size)):
         rule = f"must be a multiple of vhost.hugepageSize ({size})"

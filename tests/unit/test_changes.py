@@ -141,7 +141,7 @@ CHANGED: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [  # a config,
             "registry": {"port": 5001, "tls": False},
             "vhost": {
                 "backend": "qemu-storage-daemon", "source": "scripts", "bdev": "aio", "diskMib": 64, "blockSize": 512,
-                "memoryMib": 2048, "cpuMask": "0x2", "hugepageSize": "2Mi",
+                "memoryMib": 2048, "cpuMask": "0x2", "mode": "poll", "hugepageSize": "2Mi",
             },
             "vm": {
                 "vcpus": 4, "memoryMib": 4096, "hugepageSize": "2Mi", "accel": "kvm", "queues": 2, "diskSlots": 16,

@@ -154,7 +154,7 @@ def test_what_a_server_must_have_follows_from_the_config() -> None:
         vm={"vcpus": 12, "memoryMib": 8192, "hugepageSize": "1Gi", "accel": "kvm", "diskSlots": 24},
     )
     worker1, master = needs(config, "worker1", "spdk"), needs(config, "master", "spdk")
-    assert worker1["HUGEPAGES"] == "1Gi=33"
+    assert worker1["HUGEPAGES"] == "1Gi=9", "the target's buffers and the VM: disks in memory are on ordinary pages"
     assert int(worker1["MEMORY_MIB"]) == 25 * 1024 + 8192 + 512
     assert (worker1["CPUS"], worker1["ACCEL"]) == ("7", "kvm")
     assert worker1["VMS"] == "10.1.2.13=DE:AD:BE:EF:01:41=machines.worker2"
@@ -302,7 +302,7 @@ def test_each_storage_host_needs_what_its_own_vms_need() -> None:
     sizes = {"diskMib": 1024, "hugepageSize": "1Gi", "backend": "spdk"}
     config = loaded(numinst=3, machines=rack(), vhost=sizes, vm={"memoryMib": 4096, "hugepageSize": "1Gi"})
     two, one = needs(config, "worker1", "spdk"), needs(config, "worker4", "spdk")
-    assert int(two["MEMORY_MIB"]) - int(one["MEMORY_MIB"]) == 4096
+    assert int(two["MEMORY_MIB"]) - int(one["MEMORY_MIB"]) == 4096 + 1024, "a VM, and its disk"
     pages = [int(of["HUGEPAGES"].removeprefix("1Gi=")) for of in (two, one)]
     assert pages[0] - pages[1] == 4
     assert (two["AT"], one["AT"]) == ("machines.storage[0]", "machines.storage[1]")

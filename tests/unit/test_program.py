@@ -94,11 +94,19 @@ def test_hugepages_are_the_targets_limit_and_reserved_before_the_node_is_made(ba
     limits = {name: size for name, size in target["resources"]["limits"].items() if name != "ephemeral-storage"}
     reserved = [r.inputs["stdin"] for r in of_type(resources, "command:remote:Command") if "hugepages" in r.name]
     if backend == "spdk":
-        assert limits == {"memory": "4736Mi", "hugepages-2Mi": "1024Mi"}
+        assert limits == {"memory": "8832Mi", "hugepages-2Mi": "1024Mi"}
         assert "HUGEPAGES=2Mi=512\n" in "".join(reserved)
     else:
-        assert limits == {"memory": "5248Mi"}
+        assert limits == {"memory": "21632Mi"}
         assert not reserved
+
+
+@pytest.mark.parametrize(("mode", "polls"), [(None, False), ("interrupt", False), ("poll", True)])
+def test_spdk_sleeps_on_a_dev_stack_unless_it_is_to_poll(mode: str | None, polls: bool) -> None:
+    resources = run_program(vhost={"backend": "spdk", "source": "images"} | ({"mode": mode} if mode else {}))
+    (target,) = resources["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"]
+    assert ("--interrupt-mode" in target["args"]) is not polls
+    assert target["resources"]["requests"]["cpu"] == ("1" if polls else "100m")
 
 
 def test_spdks_source_is_the_pinned_release_unless_a_folder_is_named() -> None:

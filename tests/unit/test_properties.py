@@ -162,7 +162,7 @@ def test_more_or_larger_disks_never_need_less(
         assert pages <= budgets.hugepages(large, "spdk", "worker1")[size]
     if bdev == "malloc":
         served = -(-large.numinst // layout["storageHosts"])
-        assert budgets.vhost_memory_mib(large, "spdk") >= served * large.vhost.disk_mib
+        assert budgets.vhost_disks_mib(large, "spdk") >= served * large.vhost.disk_mib
     if page != "none":
         mib = {"2Mi": 2, "1Gi": 1024}[page]
         assert budgets.hugepages(large, "spdk", "worker1")[page] * mib == budgets.vhost_memory_mib(large, "spdk")

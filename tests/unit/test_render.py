@@ -142,7 +142,7 @@ def test_spdk_has_buffers_for_every_disk(count: int) -> None:
     [(False, False, ["--no-huge", "--no-pci"]), (True, False, ["--iova-mode", "va", "--no-pci"]), (True, True, [])],
 )
 def test_spdk_asks_for_physical_addresses_only_where_it_does_dma(hugepages: bool, pci: bool, given: list[str]) -> None:
-    args = spdk_args(memory_mib=512, cpu_mask="0x1", hugepages=hugepages, pci=pci)
+    args = spdk_args(memory_mib=512, cpu_mask="0x1", polls=True, hugepages=hugepages, pci=pci)
     assert args[args.index("512") + 1 :] == given
 
 

@@ -65,7 +65,7 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"video": {"httpPort": 6442}}, "[6443], which a node itself needs", "--path video.httpPort 8080"),
         ({"video": {"rtmpPort": 65534}}, "go beyond 65535", "--path video.rtmpPort 1935"),
         ({"registry": {"port": 6443}}, "a port that a node itself needs", "--path registry.port 5000"),
-        ({"vhost": {"memoryMib": 300}}, "3 disks x 128 MiB", "--path vhost.memoryMib 896"),
+        ({"vhost": {"memoryMib": 300}}, "buffers for 32 disks must fit: 512 MiB", "--path vhost.memoryMib 512"),
         (
             {"vhost": {"hugepageSize": "1Gi", "memoryMib": 4608}},
             "multiple of vhost.hugepageSize (1Gi)",
@@ -192,16 +192,6 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
         ({"cluster": {"podCidr": "10.244.0.0/24"}}, "/20 or larger", "--path cluster.podCidr 10.244.0.0/16"),
         ({"cluster": {"serviceCidr": "10.96.0.0/30"}}, "from /12 to /28", "cluster.serviceCidr 10.96.0.0/16"),
         (
-            {
-                "numinst": 2,
-                "vm": {"diskSlots": 8},
-                "vhost": {"memoryMib": 400},
-                "machines": {"storageHosts": 2, "vmsPerHost": 2},
-            },
-            "2 disks x 128 MiB",  # both instances are on the first host
-            "--path vhost.memoryMib 576",
-        ),
-        (
             {"numinst": 40, "machines": {"vmsPerHost": 2}, "vm": {"memoryMib": 4096}},
             "must be at least 40, the instances of the fullest storage host: SPDK has buffers for no more",
             "--path vm.diskSlots 40",
@@ -236,7 +226,6 @@ def test_numinst_must_be_a_whole_number_from_1_to_128(value: str) -> None:
             "must fit: 1024 MiB",  # the remedy is in whole pages
             "--path vhost.memoryMib 1024",
         ),
-        ({"vhost": {"bdev": "aio", "memoryMib": 100}}, "the target's own 512 MiB must fit", "vhost.memoryMib 512"),
     ],
 )
 def test_a_broken_rule_names_key_and_remedy(keys: dict[str, object], named: str, remedy: str) -> None:
@@ -321,17 +310,18 @@ def test_other_namespaces_are_left_alone() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 24, 32])
 def test_the_memory_budget_holds_all_disks(count: int) -> None:
     config = load(numinst=count)
-    assert budgets.vhost_memory_mib(config, "spdk") >= count * config.vhost.disk_mib
+    assert budgets.vhost_disks_mib(config, "spdk") >= count * config.vhost.disk_mib
 
 
 @pytest.mark.parametrize(
     ("keys", "cpus", "release", "backend", "reason"),
     [
-        ({}, 8, True, "spdk", "of 8 CPUs one can be spared"),
+        ({}, 2, True, "spdk", "in interrupt mode it needs no core of its own"),
+        ({"mode": "poll"}, 8, True, "spdk", "of 8 CPUs one can be spared"),
         ({}, 8, False, "qemu-storage-daemon", "vhost.source names no folder"),
-        ({}, 2, True, "qemu-storage-daemon", "2 CPUs are less than 4"),
-        ({"cpuMask": "0x3f"}, 8, True, "qemu-storage-daemon", "8 CPUs are less than 9"),
-        ({"cpuMask": "0x3f"}, 9, True, "spdk", "of 9 CPUs 6 can be spared"),
+        ({"mode": "poll"}, 2, True, "qemu-storage-daemon", "2 CPUs are less than 4"),
+        ({"mode": "poll", "cpuMask": "0x3f"}, 8, True, "qemu-storage-daemon", "8 CPUs are less than 9"),
+        ({"mode": "poll", "cpuMask": "0x3f"}, 9, True, "spdk", "of 9 CPUs 6 can be spared"),
         ({"cpuMask": "[9]"}, 8, True, "qemu-storage-daemon", "names core 9, and 8 CPUs end at 7"),
         ({"source": "/usr/src/spdk"}, 4, False, "spdk", "can be had"),
         ({"backend": "spdk"}, 1, False, "spdk", "it is configured"),
@@ -361,7 +351,7 @@ def test_hugepages_are_those_of_target_and_vm_together() -> None:
     assert budgets.hugepages(config, "qemu-storage-daemon", "worker1") == {"2Mi": 1024}
     assert "1536 hugepages of 2Mi" in budgets.in_words(config, "spdk")
     assert budgets.hugepages(load(), "spdk", "worker1") == {}
-    assert budgets.hugepages(load(vhost={"hugepageSize": "1Gi"}), "spdk", "worker1") == {"1Gi": 5}
+    assert budgets.hugepages(load(vhost={"hugepageSize": "1Gi"}), "spdk", "worker1") == {"1Gi": 1}
 
 
 def test_the_machines_memory_holds_all_targets_and_vms() -> None:
@@ -369,9 +359,9 @@ def test_the_machines_memory_holds_all_targets_and_vms() -> None:
     assert one == 3 * 128 + (256 + 32 * 8) + 3072 + 1536
     assert budgets.machine_memory_mib(load(machines={"storageHosts": 2}), "spdk") == one + (256 + 32 * 8) + 3072
     assert budgets.machine_memory_mib(load(vhost={"bdev": "aio"}), "spdk") == one - 3 * 128
-    # hugepages are reserved for every slot
-    on_hugepages = load(vhost={"hugepageSize": "2Mi"})
-    assert budgets.machine_memory_mib(on_hugepages, "spdk") == one + 29 * 128
+    # hugepages are taken at once, but hold no disks
+    on_hugepages = load(vhost={"hugepageSize": "2Mi", "memoryMib": 2048})
+    assert budgets.machine_memory_mib(on_hugepages, "spdk") == one + 2048 - (256 + 32 * 8)
     assert budgets.machine_memory_mib(on_hugepages, "qemu-storage-daemon") == one
 
 

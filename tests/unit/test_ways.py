@@ -39,6 +39,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "vhost.devices": (FILES, [f"/dev/disk/by-id/wwn-{i}" for i in range(3)]),
     "vhost.memoryMib": (SPDK, 8192),
     "vhost.cpuMask": (SPDK, "0x2"),
+    "vhost.mode": (SPDK, "poll"),
     "vhost.hugepageSize": (SPDK, "2Mi"),
     "vhost.qos.iops": (QEMU, 5000),
     "vhost.qos.mibPerSecond": (QEMU, 10),

@@ -1,4 +1,4 @@
-"""What lies behind a disk: its file or block device on the host, and what that really is."""
+"""What lies behind a disk: a file in the pod's memory, or a file or block device on the host; and what it really is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 import struct
 from pathlib import Path
 
-from disk_agent.config import Kind
+from disk_agent.config import Disk, Kind
 from disk_agent.monitor import Refused
 from disk_agent.target import life
 
@@ -17,7 +17,10 @@ FS_IOC_GETVERSION = 0x80087601  # an inode's number is used again, its generatio
 
 
 class Backing:
-    """The files and devices of one agent. A block device is held open exclusively for as long as it is served: the
+    """The files and devices of one agent.
+
+    Disks in memory are files in the pod's own memory: they outlive the target, not the pod. Their life is in the file's
+    name, drawn when it is made. A block device is held open exclusively for as long as it is served: the
     kernel refuses that for one that is mounted, swap, or a part of RAID, LVM, device-mapper multipath or ZFS, and
     refuses all those for one that is held."""
 
@@ -25,8 +28,39 @@ class Backing:
         self.kind, self.sys = kind, sys
         self._held: dict[str, int] = {}
 
-    def look(self, path: str) -> str | None:
-        """The life of `path`; None where there is no such file yet. Refused, with the remedy."""
+    def look(self, disk: Disk) -> str | None:
+        """The life of `disk`; None where there is no such file yet. Refused, with the remedy."""
+        if self.kind.in_memory:
+            made = sorted(self._in_memory(disk))
+            return made[0].name.rpartition("-")[2] if made else None
+        return self._look(disk.path)
+
+    def ready(self, disk: Disk, life: str | None) -> tuple[str, str]:
+        """Path and life of `disk`, ready to be served. life: of the last look; None: it is made."""
+        if self.kind.in_memory:
+            life = life or secrets.token_hex(6)
+            path = f"{disk.path}-{life}"
+            if not Path(path).exists():
+                sparse(Path(path), self.kind.bytes)
+            return path, life
+        if life is None:
+            self._make(disk.path)
+        self._hold(disk.path)
+        found = self._look(disk.path)
+        if found is None or life not in (None, found):
+            raise Refused(f"{disk.path} is another disk than a moment ago")
+        return disk.path, found
+
+    def free(self, disk: Disk) -> None:
+        """Give back the memory of a disk."""
+        for file in self._in_memory(disk):
+            file.unlink()
+
+    @staticmethod
+    def _in_memory(disk: Disk) -> list[Path]:
+        return list(Path(disk.path).parent.glob(f"{disk.name}-*"))
+
+    def _look(self, path: str) -> str | None:
         try:
             opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -71,7 +105,7 @@ class Backing:
                 return name, found, partition
         return "diskseq", _text(whole / "diskseq") or f"{os.major(rdev)}:{os.minor(rdev)}", partition
 
-    def make(self, path: str) -> None:
+    def _make(self, path: str) -> None:
         """A sparse file for a disk that has none; whole, or not there at all."""
         folder = Path(path).parent
         ours = all(entry.name.startswith("vhost.") for entry in folder.iterdir())
@@ -79,7 +113,7 @@ class Backing:
             folder.chmod(0o700)
         sparse(Path(path), self.kind.bytes)
 
-    def hold(self, path: str) -> None:
+    def _hold(self, path: str) -> None:
         if path in self._held or not stat.S_ISBLK(Path(path).stat().st_mode):
             return
         try:

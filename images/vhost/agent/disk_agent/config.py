@@ -59,7 +59,7 @@ NO_LIMITS = Limits()
 @dataclass(frozen=True)
 class Disk:
     """vm: name of the QEMU unit on this host. port: number of its root port there. path: backing file, block device or
-    PCI address as the pod sees it; empty: memory of SPDK."""
+    PCI address as the pod sees it."""
 
     ordinal: int
     vm: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,9 +19,6 @@ GONE_WITHIN = 5.0  # seconds, of an export
 
 
 class StorageDaemon:
-    """Disks in memory are files in the pod's own memory: they outlive the daemon, not the pod. Their life is in the
-    file's name, drawn when it is made."""
-
     def __init__(self, kind: Kind, sockets: Path, run: Path = RUN, backing: Backing | None = None) -> None:
         self.kind, self.sockets, self.run = kind, sockets, run
         self.backing = backing or Backing(kind)
@@ -57,30 +53,11 @@ class StorageDaemon:
         return Limits(int(found["iops-total"]), *(-(-each >> 20) for each in bps))
 
     async def look(self, disk: Disk) -> str | None:
-        if self.kind.in_memory:
-            made = sorted(Path(disk.path).parent.glob(f"{disk.name}-*"))
-            return made[0].name.rpartition("-")[2] if made else None
-        return await asyncio.to_thread(self.backing.look, disk.path)  # a dead device may take its time
+        return await asyncio.to_thread(self.backing.look, disk)  # a dead device may take its time
 
     async def serve(self, disk: Disk, life: str | None) -> None:
-        path = disk.path
-        if self.kind.in_memory:
-            life = life or secrets.token_hex(6)
-            path = f"{disk.path}-{life}"
-            if not Path(path).exists():
-                sparse(Path(path), self.kind.bytes)
-        else:
-            if life is None:
-                self.backing.make(path)
-            self.backing.hold(path)
-            life = await self._same(disk, life)
-        await self._export(disk.ordinal, life, path, disk.limits)
-
-    async def _same(self, disk: Disk, life: str | None) -> str:
-        found = await self.look(disk)
-        if found is None or life not in (None, found):
-            raise Refused(f"{disk.path} is another disk than a moment ago")
-        return found
+        path, found = await asyncio.to_thread(self.backing.ready, disk, life)
+        await self._export(disk.ordinal, found, path, disk.limits)
 
     async def serve_scrap(self, ordinal: int) -> None:
         file = self.run / f"scrap.{ordinal}"
@@ -138,8 +115,7 @@ class StorageDaemon:
         (self.run / f"scrap.{ordinal}").unlink(missing_ok=True)
 
     async def free(self, disk: Disk) -> None:
-        for file in Path(disk.path).parent.glob(f"{disk.name}-*"):
-            file.unlink()
+        self.backing.free(disk)
 
     async def _drop_nodes(self, ordinal: int) -> None:
         """What an earlier try left."""

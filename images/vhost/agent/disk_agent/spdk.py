@@ -28,8 +28,9 @@ LIMITS = {  # as SPDK calls them
 
 
 class Spdk:
-    """Bdevs are Malloc3, Aio3, Nvme3n1, or Scrap3. A malloc bdev's life is its UUID, drawn by SPDK when it is made: it
-    ends with SPDK's process. An NVMe namespace is known when it is attached, before a controller shows it to a VM."""
+    """Bdevs are Aio3, Nvme3n1, or Scrap3. A disk in memory is an aio bdev too, on a file in the pod's memory: a malloc
+    bdev would end with SPDK's process, and does not work in interrupt mode. An NVMe namespace is known when it is
+    attached, before a controller shows it to a VM."""
 
     def __init__(
         self,
@@ -109,14 +110,9 @@ class Spdk:
         return str(bdev["uuid"]).replace("-", "")[:12]
 
     async def look(self, disk: Disk) -> str | None:
-        match self.kind.bdev:
-            case "aio":
-                return await asyncio.to_thread(self.backing.look, disk.path)
-            case "nvme":
-                return self._life(await self._attached(disk))
-            case _:
-                bdev = await self._bdev(f"Malloc{disk.ordinal}")
-                return self._life(bdev) if bdev else None
+        if self.kind.bdev == "nvme":
+            return self._life(await self._attached(disk))
+        return await asyncio.to_thread(self.backing.look, disk)
 
     async def _bdev(self, name: str) -> Mapping[str, Any] | None:
         try:
@@ -149,28 +145,17 @@ class Spdk:
 
     def _name(self, ordinal: int) -> str:
         """Of a disk's bdev."""
-        return {"malloc": "Malloc{}", "aio": "Aio{}", "nvme": "Nvme{}n1"}[self.kind.bdev].format(ordinal)
+        return f"Nvme{ordinal}n1" if self.kind.bdev == "nvme" else f"Aio{ordinal}"
 
     async def serve(self, disk: Disk, life: str | None) -> None:
         name = self._name(disk.ordinal)
-        match self.kind.bdev:
-            case "aio":
-                if life is None:
-                    self.backing.make(disk.path)
-                self.backing.hold(disk.path)
-                found = await self.look(disk)
-                if found is None or life not in (None, found):
-                    raise Refused(f"{disk.path} is another disk than a moment ago")
-                await self._delete(name)
-                await self._aio(name, disk.path, found)
-            case "nvme":
-                if await self.look(disk) != life:
-                    raise Refused(f"{disk.path} is another disk than a moment ago")
-            case _:
-                if life is None:
-                    blocks = self.kind.bytes // self.kind.block_size
-                    bdev = {"name": name, "num_blocks": blocks, "block_size": self.kind.block_size}
-                    await self.ask("bdev_malloc_create", {**bdev, "uuid": str(uuid.uuid4())}, seconds=60)
+        if self.kind.bdev == "nvme":
+            if await self.look(disk) != life:
+                raise Refused(f"{disk.path} is another disk than a moment ago")
+        else:
+            path, found = await asyncio.to_thread(self.backing.ready, disk, life)
+            await self._delete(name)
+            await self._aio(name, path, found)
         with suppress(Refused):  # the disk is served all the same; `served` tells what is in force
             await self._limit(name, disk.limits)
         await self._controller(disk.ordinal, name)
@@ -193,7 +178,7 @@ class Spdk:
             raise Refused(f"{error}: SPDK takes no other limits until a VM has used the disk") from None
 
     async def _aio(self, name: str, path: str, life: str) -> None:
-        # with discard, as malloc: a guest that has negotiated it cannot go on with a disk that lacks it
+        # with discard, as all disks: a guest that has negotiated it cannot go on with a disk that lacks it
         bdev = {"name": name, "filename": path, "block_size": self.kind.block_size, "fallocate": True}
         await self.ask("bdev_aio_create", {**bdev, "uuid": str(uuid.UUID(f"{life:0<32}"))})
 
@@ -224,16 +209,14 @@ class Spdk:
         found = await self._bdev(bdev) if bdev else None
         if found is None:
             return
-        if bdev.startswith("Malloc"):
-            await self.ask("bdev_malloc_delete", {"name": bdev})
-        elif bdev.startswith("Nvme"):
+        if bdev.startswith("Nvme"):
             await self.ask("bdev_nvme_detach_controller", {"name": bdev.removesuffix("n1")})
         else:
             await self.ask("bdev_aio_delete", {"name": bdev})
             self.backing.let_go(str(found.get("driver_specific", {}).get("aio", {}).get("filename", "")))
 
     async def free(self, disk: Disk) -> None:
-        await self._delete(f"Malloc{disk.ordinal}")
+        self.backing.free(disk)
 
 
 def _limits(bdev: Mapping[str, Any]) -> Limits:

@@ -67,7 +67,7 @@ class Target(Protocol):
         ...
 
     async def stop(self, ordinal: int) -> None:
-        """Serve nothing there. Memory ends with it where the target is the memory; a file or device keeps all."""
+        """Serve nothing there. Memory, file or device keeps all."""
         ...
 
     async def free(self, disk: Disk) -> None:

@@ -331,9 +331,6 @@ class FakeSpdk(Server, Exports):
         self.bdevs[name] = made
         return name
 
-    def bdev_malloc_create(self, name: str, num_blocks: int, block_size: int, uuid: str) -> str:
-        return self._add(name, uuid=uuid, content=uuid)
-
     def bdev_aio_create(self, name: str, filename: str, block_size: int, fallocate: bool, uuid: str) -> str:
         assert fallocate
         content = SCRAP if name.startswith("Scrap") else f"{filename} {Path(filename).stat().st_ino}"
@@ -358,9 +355,6 @@ class FakeSpdk(Server, Exports):
             if bdev == name:
                 self.world.contents[str(self.folder / ctrlr)] = SCRAP  # answers with errors from now on
         return True
-
-    def bdev_malloc_delete(self, name: str) -> bool:
-        return self._delete(name)
 
     def bdev_aio_delete(self, name: str) -> bool:
         return self._delete(name)

@@ -66,7 +66,7 @@ class Host(RuleBasedStateMachine):
     def path(self, i: int) -> str:
         if self.kind.bdev == "aio":
             return str(self.folder / self.files / f"vhost.{i}")
-        return str(self.folder / "m" / f"vhost.{i}") if self.backend == "qsd" else ""
+        return str(self.folder / "m" / f"vhost.{i}")
 
     def configure(self) -> None:
         disks = {i: Disk(i, ("vm", "vm-2")[i % 2], i // 2, self.path(i), self.limits[i]) for i in range(self.count)}

@@ -54,6 +54,10 @@ BOTH = pytest.mark.parametrize("make", [daemon, spdk_target])
 Make = Callable[..., Coroutine[Any, Any, tuple[Any, Any]]]
 
 
+def at(path: Path | str) -> Disk:
+    return Disk(0, "vm", 0, str(path))
+
+
 def disk(host: Path, i: int = 0, limits: Limits = NONE) -> Disk:
     return Disk(i, "vm", i, str(host / "d" / f"vhost.{i}"), limits)
 
@@ -129,10 +133,10 @@ def test_a_disk_whose_limits_are_refused_is_served_without(host: Path, make: Mak
 def test_spdk_takes_other_limits_only_once_a_vm_was_there(host: Path) -> None:
     async def work() -> None:
         fake, target = await spdk_target(host, MALLOC)
-        await target.serve(Disk(0, "vm", 0, "", SLOW), None)
-        await target.limit(Disk(0, "vm", 0, "", SLOW))
+        await target.serve(disk(host, limits=SLOW), None)
+        await target.limit(disk(host, limits=SLOW))
         with pytest.raises(Refused, match=r"Resource temporarily unavailable.*until a VM has used the disk"):
-            await target.limit(Disk(0, "vm", 0, "", Limits(iops=3000)))
+            await target.limit(disk(host, limits=Limits(iops=3000)))
         assert fake.limits(0) == SLOW
         await target.close()
         await fake.stop()
@@ -288,15 +292,23 @@ def test_memory_of_the_storage_daemon_outlives_it_and_ends_when_it_is_given_back
     run(work())
 
 
-def test_spdks_memory_is_another_one_after_each_start(host: Path) -> None:
+@BOTH
+def test_memory_outlives_the_target_until_it_is_freed(host: Path, make: Make) -> None:
     async def work() -> None:
-        fake, target = await spdk_target(host, MALLOC)
-        await target.serve(Disk(0, "vm", 0, ""), None)
+        fake, target = await make(host, MALLOC)
+        assert await target.look(disk(host)) is None
+        await target.serve(disk(host), None)
         (life,) = (await lives(target)).values()
-        assert await target.look(Disk(0, "vm", 0, "")) == life
+        await target.close()
+        await fake.stop()
+        fake, target = await make(host, MALLOC)
+        assert await target.look(disk(host)) == life
+        await target.serve(disk(host), life)
+        assert await lives(target) == {0: life}
         await target.stop(0)
-        await target.free(Disk(0, "vm", 0, ""))
-        await target.serve(Disk(0, "vm", 0, ""), None)
+        await target.free(disk(host))
+        assert await target.look(disk(host)) is None
+        await target.serve(disk(host), None)
         assert life not in (await lives(target)).values()
         await target.close()
         await fake.stop()
@@ -353,7 +365,7 @@ def test_a_controller_that_a_vm_holds_answers_with_errors_from_then_on(host: Pat
 
     async def work() -> None:
         fake, target = await spdk_target(host, MALLOC)
-        await target.serve(Disk(0, "vm", 0, ""), None)
+        await target.serve(disk(host), None)
         fake.fails["vhost_delete_controller"] = "Device or resource busy"
         await target.stop(0)
         assert await lives(target) == {0: SCRAP}
@@ -397,14 +409,14 @@ def test_a_device_is_known_by_what_it_is_not_by_its_name(sys: Path) -> None:
 def test_a_device_that_is_gone_or_none_is_not_made_up(host: Path) -> None:
     backing = Backing(AIO)
     with pytest.raises(Refused, match="/dev/gone0 does not exist"):
-        backing.look("/dev/gone0")
+        backing.look(at("/dev/gone0"))
     with pytest.raises(Refused, match="neither a file nor a block device"):
-        backing.look("/dev/null")
+        backing.look(at("/dev/null"))
     with pytest.raises(Refused, match="neither a file nor a block device"):
-        backing.look(str(host))
+        backing.look(at(host))
     (host / "loop").symlink_to("loop")
     with pytest.raises(Refused, match="Too many levels of symbolic links"):
-        backing.look(str(host / "loop"))
+        backing.look(at(host / "loop"))
 
 
 def test_a_device_in_use_is_refused(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,11 +426,12 @@ def test_a_device_in_use_is_refused(host: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("disk_agent.backing.stat.S_ISBLK", lambda mode: True)
     monkeypatch.setattr(Backing, "identity", lambda self, rdev: ("wwid", "x", ""))
     backing = Backing(AIO)
-    assert backing.look(str(file)) == backing.look(str(file))
+    life = backing.look(at(file))
+    assert life is not None
     with pytest.raises(Refused, match=r"has 1 MiB, and vhost\.diskMib says 2"):
-        Backing(Kind("aio", 2, 4096, 1)).look(str(file))
-    backing.hold(str(file))
-    backing.hold(str(file))
+        Backing(Kind("aio", 2, 4096, 1)).look(at(file))
+    for _ in range(2):
+        assert backing.ready(at(file), life) == (str(file), life)
     assert len(backing._held) == 1
     backing.let_go(str(file))
     backing.let_go(str(file))
@@ -432,13 +445,13 @@ def test_a_device_in_use_is_refused(host: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "open", busy)
     with pytest.raises(Refused, match=r"is in use \(Device or resource busy\): mounted, swap, or a part of RAID"):
-        backing.hold(str(file))
+        backing.ready(at(file), life)
 
 
 def test_a_folder_with_other_things_in_it_keeps_its_mode(host: Path) -> None:
     (host / "d/theirs").touch()
     (host / "d").chmod(0o755)
-    Backing(AIO).make(str(host / "d/vhost.0"))
+    Backing(AIO).ready(disk(host), None)
     assert (host / "d").stat().st_mode & 0o777 == 0o755
 
 
