@@ -50,12 +50,19 @@ package_lists() {
 
 has_venv() { python3 -c 'import ensurepip' 2>/dev/null; }
 
+apt_install() {
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends -o DPkg::Lock::Timeout=$APT_PATIENCE "$@"
+}
+
 install_packages() {
   if ! has apt-get || ! may_root; then
     die "these packages are missing, and this user may not install them. Run, then try again:" \
       "  sudo apt-get update && sudo apt-get install -y --no-install-recommends $*"
   fi
   package_lists
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends -o DPkg::Lock::Timeout=$APT_PATIENCE "$@"
+  if ! apt_install "$@"; then # apt-get does nothing after a set-up that was interrupted in dpkg's turn
+    as_root env DEBIAN_FRONTEND=noninteractive dpkg --configure -a
+    apt_install "$@"
+  fi
   did "installed $*"
 }

@@ -463,6 +463,23 @@ def test_packages_that_may_not_be_installed_are_named(tree: Tree) -> None:
     assert "sudo apt-get update && sudo apt-get install -y --no-install-recommends jq" in done.stderr
 
 
+LACKS_JQ = 'may_root() { true; }; as_root() { "$@"; }; has_venv() { true; }; has() { [ "$1" != jq ]; }; TESTS='
+
+
+def test_an_installation_that_was_interrupted_is_completed(tree: Tree, tmp_path: Path) -> None:
+    """By a Ctrl-C in dpkg's turn."""
+    tree.program(tmp_path / "bin/dpkg", f"""[ "$*" = "--configure -a" ] && touch {tmp_path}/configured""")
+    tree.program(
+        tmp_path / "bin/apt-get",
+        f"""if [ "$1" = install ] && [ ! -e {tmp_path}/configured ]; then
+          echo "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem." >&2
+          exit 100
+        fi""",
+    )
+    done = tree.bash(f"{LACKS_JQ}; packages", PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert "installed jq" in done.stdout, done.stderr
+
+
 def test_an_apt_that_runs_already_is_waited_for(tree: Tree, tmp_path: Path) -> None:
     """As unattended upgrades do after a machine's boot."""
     asked = tmp_path / "asked"
@@ -474,8 +491,7 @@ def test_an_apt_that_runs_already_is_waited_for(tree: Tree, tmp_path: Path) -> N
           exit 100
         fi""",
     )
-    there = 'may_root() { true; }; as_root() { "$@"; }; has_venv() { true; }; has() { [ "$1" != jq ]; }; TESTS='
-    done = tree.bash(f"{there}; packages", PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    done = tree.bash(f"{LACKS_JQ}; packages", PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
     assert "installed jq" in done.stdout, done.stderr
     assert [line.split()[0] for line in asked.read_text().splitlines()] == ["update", "update", "update", "install"]
 
