@@ -33,7 +33,7 @@ down:
 	@$(ENV) && python3 -m operate.down '$(STACK)' # without .venv it is the system's
 test:
 	@bash setup/setup --tests
-	@$(ENV) && unset MAKELEVEL MAKEFLAGS && bash setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m "not unit and not matrix and not servers")
+	@$(ENV) && unset MAKELEVEL MAKEFLAGS && bash setup/checks && $(if $(ARGS),pytest $(ARGS),pytest -q -m unit --cov -n auto --maxprocesses 4 && pytest -m engine -n 2 --dist loadfile && pytest -m "e2e and not matrix")
 bench: setup
 	@$(ENV) && python -m bench $(ARGS)
 env:
