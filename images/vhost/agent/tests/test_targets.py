@@ -23,8 +23,20 @@ NONE, SLOW = NO_LIMITS, Limits(iops=2000)
 AIO, MALLOC, NVME = (Kind(bdev, 1, 4096, 1) for bdev in ("aio", "malloc", "nvme"))
 
 
-def run(work: Coroutine[Any, Any, Any]) -> None:
-    asyncio.run(work)
+Make = Callable[..., Coroutine[Any, Any, tuple[Any, Any]]]
+Work = Callable[[Any, Any], Coroutine[Any, Any, None]]
+
+
+def run(work: Work, host: Path, make: Make, kind: Kind = AIO) -> None:
+    """`work` with a fake and the target that `make` connects to it; both end with it."""
+
+    async def whole() -> None:
+        fake, target = await make(host, kind)
+        await work(fake, target)
+        await target.close()
+        await fake.stop()
+
+    asyncio.run(whole())
 
 
 @pytest.fixture
@@ -51,7 +63,6 @@ async def spdk_target(host: Path, kind: Kind = AIO) -> tuple[FakeSpdk, Spdk]:
 
 
 BOTH = pytest.mark.parametrize("make", [daemon, spdk_target])
-Make = Callable[..., Coroutine[Any, Any, tuple[Any, Any]]]
 
 
 def at(path: Path | str) -> Disk:
@@ -68,9 +79,9 @@ async def lives(target: Target) -> dict[int, str]:
 
 @BOTH
 def test_a_file_is_made_privately_and_served_by_what_it_is(host: Path, make: Make) -> None:
-    async def work() -> None:
-        os.umask(0o022)
-        fake, target = await make(host)
+    os.umask(0o022)
+
+    async def work(_: Any, target: Any) -> None:
         assert await target.look(disk(host)) is None
         await target.serve(disk(host), None)
         life = await target.look(disk(host))
@@ -83,16 +94,13 @@ def test_a_file_is_made_privately_and_served_by_what_it_is(host: Path, make: Mak
         await target.serve(disk(host), life)
         assert await lives(target) == {0: life}
         await target.ping()
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, make)
 
 
 @BOTH
 def test_limits_are_in_force_when_the_disk_is_served_and_change_under_a_vm(host: Path, make: Make) -> None:
-    async def work() -> None:
-        fake, target = await make(host)
+    async def work(fake: Any, target: Any) -> None:
         slow, slower = disk(host, limits=SLOW), disk(host, limits=Limits(readMibPerSecond=3))
         await target.serve(slow, None)
         await target.serve(disk(host, 1), None)
@@ -109,47 +117,38 @@ def test_limits_are_in_force_when_the_disk_is_served_and_change_under_a_vm(host:
         life = await target.look(slow)
         await target.serve(slow, life)
         assert (await target.served())[0].limits == SLOW
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, make)
 
 
 @BOTH
 def test_a_disk_whose_limits_are_refused_is_served_without(host: Path, make: Make) -> None:
-    async def work() -> None:
-        fake, target = await make(host)
+    async def work(fake: Any, target: Any) -> None:
         fake.fails = {"qom-set": "no", "bdev_set_qos_limit": "no"}
         await target.serve(disk(host, limits=SLOW), None)
         assert {i: served.limits for i, served in (await target.served()).items()} == {0: NONE}
         with pytest.raises(Refused, match="no"):
             await target.limit(disk(host, limits=SLOW))
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, make)
 
 
 def test_spdk_takes_other_limits_only_once_a_vm_was_there(host: Path) -> None:
-    async def work() -> None:
-        fake, target = await spdk_target(host, MALLOC)
+    async def work(fake: Any, target: Any) -> None:
         await target.serve(disk(host, limits=SLOW), None)
         await target.limit(disk(host, limits=SLOW))
         with pytest.raises(Refused, match=r"Resource temporarily unavailable.*until a VM has used the disk"):
             await target.limit(disk(host, limits=Limits(iops=3000)))
         assert fake.limits(0) == SLOW
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, spdk_target, MALLOC)
 
 
 @BOTH
 def test_another_file_at_the_same_path_is_another_disk(host: Path, make: Make) -> None:
     """D1: also when it has the same name and size."""
 
-    async def work() -> None:
-        fake, target = await make(host)
+    async def work(fake: Any, target: Any) -> None:
         sparse(host / "d/vhost.0", 1 << 20)
         before = await target.look(disk(host))
         (host / "d/vhost.0").rename(host / "d/kept")
@@ -158,30 +157,24 @@ def test_another_file_at_the_same_path_is_another_disk(host: Path, make: Make) -
         with pytest.raises(Refused, match="another disk than a moment ago"):
             await target.serve(disk(host), before)
         assert await lives(target) == {}
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, make)
 
 
 @BOTH
 def test_a_file_of_another_size_is_refused_and_kept(host: Path, make: Make) -> None:
-    async def work() -> None:
-        fake, target = await make(host)
+    async def work(fake: Any, target: Any) -> None:
         (host / "d/vhost.0").write_bytes(b"somebody's data")
         with pytest.raises(Refused, match=r"has 15 bytes, and vhost\.diskMib says 1048576: nothing is changed on it"):
             await target.look(disk(host))
         assert (host / "d/vhost.0").read_bytes() == b"somebody's data"
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, make)
 
 
 @BOTH
 def test_a_scrap_disk_is_empty_and_leaves_nothing(host: Path, make: Make) -> None:
-    async def work() -> None:
-        fake, target = await make(host)
+    async def work(fake: Any, target: Any) -> None:
         await target.serve_scrap(2)
         assert await lives(target) == {2: SCRAP}
         if make is daemon:  # a device of the kind before may have more queues
@@ -189,10 +182,8 @@ def test_a_scrap_disk_is_empty_and_leaves_nothing(host: Path, make: Make) -> Non
         await target.stop(2)
         assert await lives(target) == {}
         assert not [p for p in (host / "run").iterdir() if "scrap" in p.name]
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, make)
 
 
 @BOTH
@@ -205,8 +196,7 @@ def test_a_target_that_answers_nothing_half_or_garbage_is_silent(
     asked = spdk.Spdk.ask
     monkeypatch.setattr(spdk.Spdk, "ask", lambda self, m, p=None, seconds=10: asked(self, m, p, 0.1))
 
-    async def work() -> None:
-        fake, target = await make(host)
+    async def work(fake: Any, target: Any) -> None:
         fake.temper = temper
         with pytest.raises(Silent):
             await target.ping()
@@ -216,10 +206,8 @@ def test_a_target_that_answers_nothing_half_or_garbage_is_silent(
         await target.close()
         await target.connect()
         assert await lives(target) == {}
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, make)
 
 
 def test_nobody_listens_yet(host: Path) -> None:
@@ -233,12 +221,11 @@ def test_nobody_listens_yet(host: Path) -> None:
         with pytest.raises(ConnectionRefusedError):
             await Spdk(AIO, host / "s", (), host / "run").connect()
 
-    run(work())
+    asyncio.run(work())
 
 
 def test_an_export_that_is_refused_leaves_no_node(host: Path) -> None:
-    async def work() -> None:
-        fake, target = await daemon(host)
+    async def work(fake: Any, target: Any) -> None:
         fake.fails["block-export-add"] = "no"
         with pytest.raises(Refused, match="block-export-add: no"):
             await target.serve(disk(host), None)
@@ -249,30 +236,24 @@ def test_an_export_that_is_refused_leaves_no_node(host: Path) -> None:
         fake.blockdev_add("throttle", "unmap", "vhost.0-000000000000", throttle_group="vhost.0", file=file)
         await target.serve(disk(host), None)
         assert len(fake.nodes) == 1
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, daemon)
 
 
 def test_an_export_that_does_not_go_is_said(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work() -> None:
-        fake, target = await daemon(host)
+    async def work(fake: Any, target: Any) -> None:
         await target.serve(disk(host), None)
         monkeypatch.setattr(fake, "block_export_del", lambda id, mode: {}, raising=False)
         monkeypatch.setattr(qsd, "GONE_WITHIN", 0.05)
         with pytest.raises(Refused, match="still there"):
             await target.stop(0)
         monkeypatch.undo()
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, daemon)
 
 
 def test_memory_of_the_storage_daemon_outlives_it_and_ends_when_it_is_given_back(host: Path) -> None:
-    async def work() -> None:
-        fake, target = await daemon(host, MALLOC)
+    async def work(fake: Any, target: Any) -> None:
         assert await target.look(disk(host)) is None
         await target.serve(disk(host), None)
         life = await target.look(disk(host))
@@ -286,16 +267,13 @@ def test_memory_of_the_storage_daemon_outlives_it_and_ends_when_it_is_given_back
         await target.stop(0)
         await target.free(disk(host))
         assert await target.look(disk(host)) is None
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, daemon, MALLOC)
 
 
 @BOTH
 def test_memory_outlives_the_target_until_it_is_freed(host: Path, make: Make) -> None:
-    async def work() -> None:
-        fake, target = await make(host, MALLOC)
+    async def work(fake: Any, target: Any) -> None:
         assert await target.look(disk(host)) is None
         await target.serve(disk(host), None)
         (life,) = (await lives(target)).values()
@@ -310,27 +288,21 @@ def test_memory_outlives_the_target_until_it_is_freed(host: Path, make: Make) ->
         assert await target.look(disk(host)) is None
         await target.serve(disk(host), None)
         assert life not in (await lives(target)).values()
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, make, MALLOC)
 
 
 def test_several_disks_are_swapped_at_the_same_time(host: Path) -> None:
-    async def work() -> None:
-        fake, target = await spdk_target(host, MALLOC)
+    async def work(fake: Any, target: Any) -> None:
         for ordinal in range(3):
             await target.serve_scrap(ordinal)
         assert await lives(target) == dict.fromkeys(range(3), SCRAP)
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, spdk_target, MALLOC)
 
 
 def test_an_nvme_namespace_is_known_by_its_serial_number(host: Path) -> None:
-    async def work() -> None:
-        fake, target = await spdk_target(host, NVME)
+    async def work(fake: Any, target: Any) -> None:
         uuid = "00000000-0000-0000-0000-00000000000a"
         fake.namespaces = {
             "0000:01:00.0": {"serial": "A", "uuid": uuid, "blocks": 4096},
@@ -354,25 +326,20 @@ def test_an_nvme_namespace_is_known_by_its_serial_number(host: Path) -> None:
         fake.bdevs.clear()
         with pytest.raises(Refused, match=r"bdev_nvme_attach_controller: No such device"):
             await target.look(Disk(0, "vm", 0, "0000:09:00.0"))
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, spdk_target, NVME)
 
 
 def test_a_controller_that_a_vm_holds_answers_with_errors_from_then_on(host: Path) -> None:
     """SPDK deletes no controller with a client; without its bdev it cannot do harm."""
 
-    async def work() -> None:
-        fake, target = await spdk_target(host, MALLOC)
+    async def work(fake: Any, target: Any) -> None:
         await target.serve(disk(host), None)
         fake.fails["vhost_delete_controller"] = "Device or resource busy"
         await target.stop(0)
         assert await lives(target) == {0: SCRAP}
-        await target.close()
-        await fake.stop()
 
-    run(work())
+    run(work, host, spdk_target, MALLOC)
 
 
 def test_spdks_own_words() -> None:
