@@ -397,8 +397,9 @@ for _ in range(2):
 while len(ids) < 2:
     time.sleep(0.01)
 listening = socket.socket(socket.AF_UNIX)
-listening.bind(sys.argv[1])
+listening.bind(sys.argv[1] + ".new")
 listening.listen()
+os.rename(sys.argv[1] + ".new", sys.argv[1])  # who sees it can connect
 while True:
     client, _ = listening.accept()
     with client:
