@@ -27,10 +27,10 @@ def test_a_first_preview_shows_every_resource_and_makes_none(stack: Stack) -> No
 
 
 def test_a_preview_says_how_many_hugepages_worker1_must_have(stack: Stack) -> None:
-    budget = "budget of worker1: vhost up to {} disks of 128 MiB, VM 3072 MiB; "
+    budget = "budget of worker1: vhost {} disks of 128 MiB, VM 3072 MiB; "
     stack.run("config", "set", "--path", "vhost.bdev", "aio")
-    assert budget.format("1280 MiB with 128") + "no hugepages" in stack.run("preview")
-    budget = budget.format("512 MiB with 32")
+    assert budget.format("1280 MiB and up to 128") + "no hugepages" in stack.run("preview")
+    budget = budget.format("512 MiB and up to 32")
     wanted = {"vhost.backend": "spdk", "vhost.source": "images", "vhost.hugepageSize": "2Mi", "vm.hugepageSize": "1Gi"}
     for key, value in wanted.items():
         stack.run("config", "set", "--path", key, value)
