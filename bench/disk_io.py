@@ -28,7 +28,7 @@ PORT = CONFIG.vm.disk_slots - 1  # the plain disk takes the last root port
 def compare(bench: Bench) -> dict[str, tuple[float, float]]:
     """Job -> figures of the vhost disk and of the plain disk, in the job's unit: medians of alternating rounds."""
     install_fio(bench)
-    vhost = bench.guest(f"findmnt -nfo TARGET --source $(readlink -f {disk_path(0)})").strip()
+    vhost = bench.mounted(0)
     plain = plug_plain_disk(bench)
     rounds = [[run(bench, folder) for folder in (vhost, plain)] for _ in range(ROUNDS)]
     bench.guest(f"rm {vhost}/bench.fio")

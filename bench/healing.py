@@ -7,22 +7,15 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from bench.stack import ROOT, Bench
 from operate.pages import Watch
-from operate.view import fetch
-from render.placement import disk_path
+from operate.running import answers
 
 HOLD = 20.0  # seconds in which every page must answer before a fault counts as healed
 LIMIT = 300.0  # seconds after which a fault is given up
 PROGRAMS = {"qemu-storage-daemon": "qemu-storage-daemon", "spdk": "spdk-vhost"}
 WRITER = ROOT / "tests/e2e/writer.py"
-
-
-def answers(page: str) -> bool:
-    """Whether the page tells what its own disk is, read past every cache."""
-    return fetch(f"{page}marker", timeout=1).marker is not None
 
 
 def signal(bench: Bench, backend: str, name: str) -> None:
@@ -53,9 +46,9 @@ def killed_again(bench: Bench, backend: str, times: int, every: float) -> tuple[
 
     Returns the longest absence of a page in seconds, and what each writer says at its end (see tests/e2e/writer.py).
     """
-    folders = [bench.guest(f"findmnt -nfo TARGET --source $(readlink -f {disk_path(i)})").strip() for i in (0, 1)]
+    folders = [bench.mounted(i) for i in (0, 1)]
     seconds = times * every + HOLD
-    program = shlex.quote(Path(WRITER).read_text())
+    program = shlex.quote(WRITER.read_text())
 
     def write(folder: str) -> Mapping[str, float]:
         found: Mapping[str, float] = json.loads(

@@ -9,20 +9,13 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from bench.disk_io import FIO
+from bench.disk_io import FIO, JOBS
 from bench.stack import Bench
-from render.placement import disk_path
 
 AGGRESSOR, VICTIM = 0, 1  # ordinals
 ROUNDS, SECONDS = 5, 6
 PERCENTILES = {"p50": "50.000000", "p99": "99.000000", "p99.9": "99.900000"}
 LIMITS = (1, 2, 4, 8, 16)  # MiB/s
-JOBS = {
-    "sequential read": "--rw=read --bs=128k",
-    "sequential write": "--rw=write --bs=128k",
-    "random read": "--rw=randread --bs=4k",
-    "random write": "--rw=randwrite --bs=4k",
-}
 
 
 @dataclass(frozen=True)
@@ -43,8 +36,7 @@ def fio(bench: Bench, *jobs: str) -> list[dict[str, Any]]:
 
 def file(bench: Bench, ordinal: int) -> str:
     """A file of fio's on that instance's disk, as the guest sees it."""
-    folder = bench.guest(f"findmnt -nfo TARGET --source $(readlink -f {disk_path(ordinal)})").strip()
-    return f"{folder}/bench.fio"
+    return f"{bench.mounted(ordinal)}/bench.fio"
 
 
 def victim(bench: Bench, *, beside: bool) -> Seen:
@@ -65,9 +57,9 @@ def rates(bench: Bench) -> dict[str, float]:
     """Job -> MiB/s of the aggressor's disk."""
     at = file(bench, AGGRESSOR)
     found: dict[str, float] = {}
-    for name, arguments in JOBS.items():
+    for name, (arguments, direction, *_) in JOBS.items():
         (job,) = fio(bench, f"--name=one --filename={at} --iodepth=16 {arguments}")
-        found[name] = job["write" if "write" in name else "read"]["bw_bytes"] / 2**20
+        found[name] = job[direction]["bw_bytes"] / 2**20
     return found
 
 

@@ -109,9 +109,7 @@ def grow(bench: Bench) -> None:
     foreign = changed(log) - log.changes.get("update", 0) - own
     bench.add("resources made or removed beyond the new instances'", foreign, "", 0,
               f"{log.changes.get('create', 0)} made; updated in place: {', '.join(updated)}")  # fmt: skip
-    after = lives(bench)
-    restarts = sum(after.get(life) != count for life, count in before.items()) + (vm_pid(bench) != vm)
-    bench.add("restarts of target, VM and pods", restarts, "", 0)
+    bench.add("restarts of target, VM and pods", restarts(bench, before) + (vm_pid(bench) != vm), "", 0)
     bench.add("longest gap for the viewer of pod 0", viewer.worst_gap, "s", STALL)
 
     seen = threading.Thread(target=lambda: found.append(appears(bench, MANY)), daemon=True)
@@ -126,6 +124,12 @@ def grow(bench: Bench) -> None:
 def lives(bench: Bench) -> dict[str, int]:
     """Pod and container -> restarts."""
     return {f"{p.metadata.uid}/{c.name}": c.restart_count for p in bench.pods() for c in p.status.container_statuses}
+
+
+def restarts(bench: Bench, before: dict[str, int]) -> int:
+    """Containers of `before` that are gone, or have restarted since."""
+    after = lives(bench)
+    return sum(after.get(life) != count for life, count in before.items())
 
 
 def vm_pid(bench: Bench) -> str:
@@ -200,8 +204,7 @@ def heal(bench: Bench) -> None:
         for what in ("errors", "wrong"):
             bench.add(f"{name}: {what}", sum(writer[what] for writer in writers), "", 0,
                       f"of {sum(writer['writes'] for writer in writers):.0f} writes")  # fmt: skip
-        after = lives(bench)
-        bench.add(f"{name}: restarts", sum(after.get(life) != count for life, count in before.items()), "", 0)
+        bench.add(f"{name}: restarts", restarts(bench, before), "", 0)
         bench.add(f"{name}: out of memory", healing.out_of_memory(bench) - killed, "", 0)
 
 

@@ -20,6 +20,7 @@ from kubernetes import client, config  # type: ignore[import-untyped]
 from bench import timeline
 from bench.figures import Figure
 from bench.programs import Project
+from render.placement import disk_path
 from settings.names import NAMESPACE, VIDEO
 from tests.pulumi_cli import ROOT, Stack
 
@@ -103,9 +104,9 @@ class Bench:
         with log.open() as lines:
             return seconds, timeline.read(lines)
 
-    def change(self, key: str, value: str | None) -> None:
-        """Set `key` of the running stack's config, or with None take it away, and make it so."""
-        self._stack.run("config", *(("rm", "--path", key) if value is None else ("set", "--path", key, value)))
+    def change(self, key: str, value: str) -> None:
+        """Set `key` of the running stack's config, and make it so."""
+        self._stack.run("config", "set", "--path", key, value)
         backend, more = self._made
         self.up(self.count, backend, **more)
 
@@ -136,6 +137,10 @@ class Bench:
         return _run("ssh", "-i", str(OUT / "state" / "key"), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
                     "-o", "LogLevel=ERROR", "-o", "UserKnownHostsFile=/dev/null", f"root@{address}", command,
                     timeout=timeout)  # fmt: skip
+
+    def mounted(self, ordinal: int) -> str:
+        """Where the guest has mounted the disk of instance `ordinal`."""
+        return self.guest(f"findmnt -nfo TARGET --source $(readlink -f {disk_path(ordinal)})").strip()
 
     def pods(self) -> list[Any]:
         return list(self.core.list_namespaced_pod(NAMESPACE).items)

@@ -214,7 +214,7 @@ def forget_nodes(cluster: view.Cluster, nodes: Iterable[str]) -> None:
 def watched(running: Running | None, costs: Impact | None, after: Mapping[str, Any]) -> pages.Watch:
     """The pages that the change takes away. after: the stack's outputs as the preview has them: pages may move."""
     if running is None or costs is None:
-        return pages.Watch({}, _answers)
+        return pages.Watch({}, answers)
     made = running.seen.made
     moved: list[Any] = after["pages"] if isinstance(after.get("pages"), list) else []
     nodes: dict[str, Any] = after.get("nodes") or {}
@@ -222,11 +222,12 @@ def watched(running: Running | None, costs: Impact | None, after: Mapping[str, A
     found = {i: [made.pages[i], *moved[i : i + 1]] for i in costs.pages if i < len(made.pages)}
     return pages.Watch(
         {i: [u for u in dict.fromkeys(map(str, urls)) if urlsplit(u).hostname in ours] for i, urls in found.items()},
-        _answers,
+        answers,
     )
 
 
-def _answers(page: str) -> bool:
+def answers(page: str) -> bool:
+    """Whether the page tells what its own disk is, read past every cache."""
     return view.fetch(f"{page}marker", timeout=1).marker is not None
 
 
