@@ -252,34 +252,18 @@ def test_an_export_that_does_not_go_is_said(host: Path, monkeypatch: pytest.Monk
     run(work, host, daemon)
 
 
-def test_memory_of_the_storage_daemon_outlives_it_and_ends_when_it_is_given_back(host: Path) -> None:
-    async def work(fake: Any, target: Any) -> None:
-        assert await target.look(disk(host)) is None
-        await target.serve(disk(host), None)
-        life = await target.look(disk(host))
-        assert life
-        await fake.stop()
-        await fake.start()
-        await target.connect()
-        assert await target.look(disk(host)) == life
-        await target.serve(disk(host), life)
-        assert await lives(target) == {0: life}
-        await target.stop(0)
-        await target.free(disk(host))
-        assert await target.look(disk(host)) is None
-
-    run(work, host, daemon, MALLOC)
-
-
 @BOTH
 def test_memory_outlives_the_target_until_it_is_freed(host: Path, make: Make) -> None:
     async def work(fake: Any, target: Any) -> None:
         assert await target.look(disk(host)) is None
         await target.serve(disk(host), None)
-        (life,) = (await lives(target)).values()
+        life = await target.look(disk(host))
+        assert life
+        assert await lives(target) == {0: life}
         await target.close()
         await fake.stop()
-        fake, target = await make(host, MALLOC)
+        await fake.start()
+        await target.connect()
         assert await target.look(disk(host)) == life
         await target.serve(disk(host), life)
         assert await lives(target) == {0: life}
