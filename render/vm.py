@@ -19,10 +19,12 @@ ACCEL_ARGS = {
 
 
 # pcie_ports=compat leaves the interrupt vectors to the disks: see docs/decisions/0012. By the last line a guest boots
-# anew when one CPU stands still for 30 s: the watchdog device does not see that while systemd runs on another CPU.
+# anew when one CPU stands still for 30 s, busy (softlockup) or idle (rcu): the watchdog device does not see that while
+# systemd runs on another CPU.
 KERNEL = (
     "root=LABEL=root ro console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 pcie_ports=compat"
-    " watchdog_thresh=15 softlockup_panic=1 panic=1"
+    " watchdog_thresh=15 softlockup_panic=1 rcupdate.rcu_cpu_stall_timeout=30 sysctl.kernel.panic_on_rcu_stall=1"
+    " panic=1"
 )
 
 
