@@ -56,10 +56,14 @@ class Bench:
 
     def _clear(self) -> None:
         if self._stack.state.exists():
-            self._stack.run("destroy", "--yes", "--skip-preview")
+            self._destroy()
             self._stack.remove()
             shutil.rmtree(self._stack.state)
         self.count = 0
+
+    def _destroy(self) -> None:
+        self._stack.try_run("state", "unprotect", "--all", "--yes")  # machines that hold disk files
+        self._stack.run("destroy", "--yes", "--skip-preview")
 
     def add(self, name: str, value: float | None, unit: str, goal: float | None = None, note: str = "") -> None:
         self.figures.append(Figure(self.part, name, value, unit, goal, note))
@@ -115,7 +119,7 @@ class Bench:
         if not self.count:
             return
         began, name = time.monotonic(), f"destroy, N = {self.count}, {self._made[0]}"
-        self._stack.run("destroy", "--yes", "--skip-preview")
+        self._destroy()
         self.figures.append(Figure(self._made_in, name, time.monotonic() - began, "s", 60))
         self._clear()
 
