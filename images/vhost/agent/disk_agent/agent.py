@@ -377,6 +377,14 @@ class Agent:
         known = self.steps.get(ordinal)
         return known.why if known else self.supervisor.said
 
+    def cpus(self) -> dict[str, Any]:
+        """The last report of the host's scripts/host/cpus, and its age in seconds; {}: the host has no CPU plan."""
+        report = self.sockets / "cpus.json"
+        try:
+            return {"age": time.time() - report.stat().st_mtime, **json.loads(report.read_text())}
+        except (OSError, ValueError):
+            return {}
+
     def report(self) -> dict[str, Any]:
         """What GET /disks answers."""
         config = self.config

@@ -12,7 +12,7 @@ from disk_agent.backing import Backing, sparse
 from disk_agent.config import NO_LIMITS, Disk, Kind, Limits
 from disk_agent.machine import SCRAP
 from disk_agent.monitor import Monitor, Refused
-from disk_agent.target import RUN, Served
+from disk_agent.target import RUN, Counts, Served
 
 MOST_QUEUES = 64
 GONE_WITHIN = 5.0  # seconds, of an export
@@ -51,6 +51,10 @@ class StorageDaemon:
         found = await self._monitor.ask("qom-get", {"path": f"/objects/{name}", "property": "limits"})
         bps = [int(found[f"bps-{which}"]) for which in ("total", "read", "write")]
         return Limits(int(found["iops-total"]), *(-(-each >> 20) for each in bps))
+
+    async def counts(self) -> Counts:
+        """Nothing: QEMU's block statistics do not include what a vhost-user-blk export does."""
+        return Counts()
 
     async def look(self, disk: Disk) -> str | None:
         return await asyncio.to_thread(self.backing.look, disk)  # a dead device may take its time

@@ -17,7 +17,7 @@ from disk_agent.backing import Backing, sparse
 from disk_agent.config import Disk, Kind, Limits
 from disk_agent.machine import SCRAP
 from disk_agent.monitor import Refused, Silent
-from disk_agent.target import RUN, Served, life
+from disk_agent.target import RUN, Counts, Direction, Reactor, Served, life
 
 LIMITS = {  # as SPDK calls them
     "rw_ios_per_sec": "iops",
@@ -99,6 +99,13 @@ class Spdk:
             served = Served(SCRAP) if scrap else Served(self._life(bdevs[name]), _limits(bdevs[name]))
             found[int(controller["ctrlr"].partition(".")[2])] = served
         return found
+
+    async def counts(self) -> Counts:
+        stat, cores = await self.ask("bdev_get_iostat"), await self.ask("framework_get_reactors")
+        disks = {int(found[1]): _directions(bdev, stat["tick_rate"]) for bdev in stat["bdevs"]
+                 if (found := re.fullmatch(r"(?:Aio|Nvme)(\d+)(?:n1)?", bdev["name"]))}  # fmt: skip
+        rate = cores["tick_rate"]
+        return Counts(disks, {int(c["lcore"]): Reactor(c["busy"] / rate, c["idle"] / rate) for c in cores["reactors"]})
 
     def _life(self, bdev: Mapping[str, Any]) -> str:
         if str(bdev["name"]).startswith("Nvme"):
@@ -222,6 +229,12 @@ class Spdk:
 def _limits(bdev: Mapping[str, Any]) -> Limits:
     assigned = bdev["assigned_rate_limits"]
     return Limits(**{ours: int(assigned[theirs]) for theirs, ours in LIMITS.items()})
+
+
+def _directions(bdev: Mapping[str, Any], ticks: int) -> dict[str, Direction]:
+    read = Direction(bdev["num_read_ops"], bdev["bytes_read"], bdev["read_latency_ticks"] / ticks)
+    write = Direction(bdev["num_write_ops"], bdev["bytes_written"], bdev["write_latency_ticks"] / ticks)
+    return {"read": read, "write": write}
 
 
 def _error(message: str) -> str | None:

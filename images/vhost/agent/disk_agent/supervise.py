@@ -20,7 +20,8 @@ LONGEST_PAUSE = 2  # seconds between two starts of a target that dies at once
 
 
 class Supervisor:
-    """up: the target answers. since: the count of its lives. said: its last words, when it has died."""
+    """up: the target answers. starts: the count of its lives. started: when the last one began, in seconds since 1970.
+    said: its last words, when it has died."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Supervisor:
         self.up = False
         self.ever_up = False
         self.starts = 0
+        self.started = 0.0
         self.said = "it was not started yet"
         self.changed = changed
         self._inherit = tuple(inherit)
@@ -70,6 +72,7 @@ class Supervisor:
             env=os.environ | {"RUNTIME_DIRECTORY": "/run/vhost"},
         )
         self.starts += 1
+        self.started = time.time()
         told = asyncio.create_task(self._pass_on(child))
         died = asyncio.create_task(child.wait())
         try:

@@ -4,8 +4,8 @@ third is added."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,31 @@ class Served:
 
     life: str
     limits: Limits = NO_LIMITS
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Of a disk's reads or writes, since the target serves it. seconds: of all requests together."""
+
+    requests: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reactor:
+    """Seconds of a core of the target's, since its start."""
+
+    busy: float
+    idle: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """disks: ordinal -> "read" and "write". reactors: core -> its time. Empty where the target counts nothing."""
+
+    disks: Mapping[int, Mapping[str, Direction]] = field(default_factory=dict[int, Mapping[str, Direction]])
+    reactors: Mapping[int, Reactor] = field(default_factory=dict[int, Reactor])
 
 
 class Target(Protocol):
@@ -46,6 +71,10 @@ class Target(Protocol):
 
     async def served(self) -> dict[int, Served]:
         """By ordinal."""
+        ...
+
+    async def counts(self) -> Counts:
+        """What the target has done so far, for /metrics."""
         ...
 
     async def look(self, disk: Disk) -> str | None:

@@ -4,11 +4,10 @@ root's own beside the vhost sockets, for the stack's steps on the host, also /wa
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -24,13 +23,26 @@ from starlette.routing import Route
 
 from disk_agent.agent import Agent
 from disk_agent.machine import State
+from disk_agent.monitor import Refused, Silent
+from disk_agent.target import Counts
 
 STUCK_AFTER = 60  # seconds without a pass of the loop
+COUNTED_WITHIN = 1  # seconds, of a scrape
 
 
 class Metrics(Collector):
+    """counts: the target's own, asked for before each scrape: to collect is not asynchronous."""
+
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
+        self.counts = Counts()
+
+    async def count(self) -> None:
+        """A target that does not answer at once has counted nothing."""
+        self.counts = Counts()
+        with suppress(Refused, Silent, TimeoutError):
+            async with asyncio.timeout(COUNTED_WITHIN):
+                self.counts = await self.agent.target.counts()
 
     def collect(self) -> Iterator[Metric]:
         agent, report = self.agent, self.agent.report()
@@ -38,14 +50,19 @@ class Metrics(Collector):
         up.add_metric([], agent.supervisor.up)
         starts = CounterMetricFamily("disk_agent_target_starts", "Starts of the vhost target")
         starts.add_metric([], agent.supervisor.starts)
+        started = GaugeMetricFamily("disk_agent_target_start_time_seconds", "When the vhost target was started last")
+        started.add_metric([], agent.supervisor.started)
         state = GaugeMetricFamily("disk_agent_disk_state", "1 for the state a disk is in", labels=["disk", "state"])
         limit = GaugeMetricFamily("disk_agent_disk_limit", "A limit that is in force", labels=["disk", "limit"])
+        wanted = GaugeMetricFamily("disk_agent_disk_limit_wanted", "A limit of the config's", labels=["disk", "limit"])
         for disk in report["disks"]:
             for each in State:
                 if each is not State.GONE:
                     state.add_metric([disk["name"], str(each)], disk["state"] == each)
             for name, value in disk["limitsInForce"].items():
                 limit.add_metric([disk["name"], name], value)
+            for name, value in disk["limits"].items():
+                wanted.add_metric([disk["name"], name], value)
         actions = CounterMetricFamily("disk_agent_actions", "Steps taken with disks", labels=["action", "result"])
         for (action, result), count in agent.actions.items():
             actions.add_metric([action, result], count)
@@ -54,13 +71,34 @@ class Metrics(Collector):
         for name, vm in report["vms"].items():
             vms.add_metric([name], vm["qemu"] == "answers")
             resets.add_metric([name], vm["resets"])
-        yield from (up, starts, state, limit, actions, vms, resets)
+        roles = GaugeMetricFamily("disk_agent_role_threads", "Threads on a role's cores", labels=["role", "cores"])
+        for role, found in agent.cpus().get("roles", {}).items():
+            roles.add_metric([role, found["cores"]], found["threads"])
+        yield from (up, starts, started, state, limit, wanted, actions, vms, resets, roles)
+        yield from self._counted()
+
+    def _counted(self) -> Iterator[Metric]:
+        labels = ["disk", "direction"]
+        requests = CounterMetricFamily("disk_agent_disk_requests", "Requests that the target completed", labels=labels)
+        moved = CounterMetricFamily("disk_agent_disk_bytes", "Bytes of these requests", labels=labels)
+        seconds = CounterMetricFamily("disk_agent_disk_request_seconds", "Time of all of them together", labels=labels)
+        for ordinal, directions in self.counts.disks.items():
+            for name, counted in directions.items():
+                key = [f"vhost.{ordinal}", name]
+                requests.add_metric(key, counted.requests)
+                moved.add_metric(key, counted.bytes)
+                seconds.add_metric(key, counted.seconds)
+        reactor = CounterMetricFamily("disk_agent_reactor_seconds", "Time of a reactor's core", labels=["cpu", "state"])
+        for core, time_of in self.counts.reactors.items():
+            reactor.add_metric([str(core), "busy"], time_of.busy)
+            reactor.add_metric([str(core), "idle"], time_of.idle)
+        yield from (requests, moved, seconds, reactor)
 
 
 def app(agent: Agent, *, local: bool) -> Starlette:
     """local: with what only root on this host may ask for."""
-    registry = CollectorRegistry()
-    registry.register(Metrics(agent))
+    registry, collected = CollectorRegistry(), Metrics(agent)
+    registry.register(collected)
 
     def probe(true: bool, why: str) -> Response:
         return PlainTextResponse("yes\n" if true else f"{why}\n", 200 if true else 503)
@@ -80,14 +118,10 @@ def app(agent: Agent, *, local: bool) -> Starlette:
         return JSONResponse(agent.report())
 
     async def cpus(_: Request) -> Response:
-        """The last report of the host's scripts/host/cpus, and its age in seconds; {}: the host has no CPU plan."""
-        report = agent.sockets / "cpus.json"
-        try:
-            return JSONResponse({"age": time.time() - report.stat().st_mtime, **json.loads(report.read_text())})
-        except (OSError, ValueError):
-            return JSONResponse({})
+        return JSONResponse(agent.cpus())
 
     async def metrics(_: Request) -> Response:
+        await collected.count()
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     def earlier(asked: QueryParams) -> list[str]:

@@ -323,6 +323,14 @@ class FakeSpdk(Server, Exports):
             raise RuntimeError("No such device")
         return [b for n, b in self.bdevs.items() if name in (None, n)]
 
+    def bdev_get_iostat(self) -> dict[str, Any]:
+        read = {"num_read_ops": 3, "bytes_read": 12288, "read_latency_ticks": 500}
+        write = {"num_write_ops": 2, "bytes_written": 8192, "write_latency_ticks": 250}
+        return {"tick_rate": 1000, "bdevs": [{"name": name, **read, **write} for name in self.bdevs]}
+
+    def framework_get_reactors(self) -> dict[str, Any]:
+        return {"tick_rate": 1000, "reactors": [{"lcore": 2, "busy": 1500, "idle": 8500}]}
+
     def _add(self, name: str, **bdev: Any) -> str:
         limits = dict.fromkeys(("rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec"), 0)
         made = {"name": name, "uuid": str(uuid.uuid4()), "assigned_rate_limits": limits, **bdev}

@@ -16,8 +16,9 @@ from disk_agent import monitor, web
 from disk_agent import vm as vms
 from disk_agent.agent import Agent
 from disk_agent.config import NO_LIMITS, BadConfig, Config, Disk, Kind, Limits, parse
-from disk_agent.monitor import Refused
+from disk_agent.monitor import Refused, Silent
 from disk_agent.qsd import StorageDaemon
+from disk_agent.target import Counts, Direction, Reactor
 from disk_agent.vm import accepts
 from fakes import FakeQemu, FakeQsd, Supervised, VhostSocket, World, write_config
 
@@ -709,10 +710,11 @@ def test_http(host: Host) -> None:
         assert (await get(port, "GET /ready"))[0] == 503
         assert (await get(port, "GET /disks"))[0] == 200
         assert await get(port, "GET /cpus") == (200, "{}"), "the host has no CPU plan"
-        (host.sockets / "cpus.json").write_text('{"roles": {}, "astray": ["a thread"]}')
+        roles = {"target": {"cores": "0-1", "threads": 3}}
+        (host.sockets / "cpus.json").write_text(json.dumps({"roles": roles, "astray": ["a thread"]}))
         told = json.loads((await get(port, "GET /cpus"))[1])
         assert 0 <= told.pop("age") < 60
-        assert told == {"roles": {}, "astray": ["a thread"]}
+        assert told == {"roles": roles, "astray": ["a thread"]}
         unread = (504, "the config was not read yet\n")
         assert await get(local, "GET /wait?vm=vm&disks=0&seconds=0") == unread
         assert await get(local, "POST /release?vm=vm&keep=0&seconds=0") == unread
@@ -740,7 +742,23 @@ def test_http(host: Host) -> None:
         metrics = (await get(port, "GET /metrics"))[1]
         assert 'disk_agent_disk_state{disk="vhost.0",state="plugged"} 1.0' in metrics
         assert 'disk_agent_disk_limit{disk="vhost.0",limit="iops"} 3000.0' in metrics
+        assert 'disk_agent_disk_limit_wanted{disk="vhost.0",limit="iops"} 3000.0' in metrics
+        assert 'disk_agent_role_threads{cores="0-1",role="target"} 3.0' in metrics
         assert "disk_agent_target_up 1.0" in metrics
+        assert "disk_agent_disk_requests_total{" not in metrics, "this target counts nothing"
+
+        async def counts() -> Counts:
+            return Counts({0: {"read": Direction(3, 12288, 0.5)}}, {2: Reactor(busy=1.5, idle=8.5)})
+
+        async def silent() -> Counts:
+            raise Silent("no answer")
+
+        host.agent.target.counts = counts  # type: ignore[method-assign]
+        counted = (await get(port, "GET /metrics"))[1]
+        assert 'disk_agent_disk_request_seconds_total{direction="read",disk="vhost.0"} 0.5' in counted
+        assert 'disk_agent_reactor_seconds_total{cpu="2",state="busy"} 1.5' in counted
+        host.agent.target.counts = silent  # type: ignore[method-assign]
+        assert (await get(port, "GET /metrics"))[1] == metrics
         assert 'disk_agent_actions_total{action="plug in",result="done"} 2.0' in metrics
         for request in ("GET /wait?vm=vm&disks=0", "POST /release?vm=vm&keep="):
             assert (await get(port, request))[0] == 404, "only on the host"

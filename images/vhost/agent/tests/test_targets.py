@@ -16,7 +16,7 @@ from disk_agent.machine import SCRAP
 from disk_agent.monitor import Refused, Silent
 from disk_agent.qsd import StorageDaemon
 from disk_agent.spdk import Spdk
-from disk_agent.target import Target
+from disk_agent.target import Direction, Reactor, Target
 from fakes import FakeQemu, FakeQsd, FakeSpdk, PluggedIn, World
 
 NONE, SLOW = NO_LIMITS, Limits(iops=2000)
@@ -131,6 +131,17 @@ def test_a_disk_whose_limits_are_refused_is_served_without(host: Path, make: Mak
             await target.limit(disk(host, limits=SLOW))
 
     run(work, host, make)
+
+
+def test_spdk_counts_its_disks_and_cores(host: Path) -> None:
+    async def work(_: FakeSpdk, target: Spdk) -> None:
+        await target.serve(disk(host), await target.look(disk(host)))
+        await target.serve_scrap(1)
+        counts = await target.counts()
+        assert counts.disks == {0: {"read": Direction(3, 12288, 0.5), "write": Direction(2, 8192, 0.25)}}
+        assert counts.reactors == {2: Reactor(busy=1.5, idle=8.5)}
+
+    run(work, host, spdk_target)
 
 
 def test_spdk_takes_other_limits_only_once_a_vm_was_there(host: Path) -> None:
