@@ -15,6 +15,7 @@ from settings.names import CLAIM
 from settings.names import VIDEO as NAME
 
 USER = 10001
+PORT = "prometheus.io/port"  # annotation: where Prometheus asks the pod
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Video(pulumi.ComponentResource):
                 },
                 "selector": {"match_labels": labels},
                 "template": {
-                    "metadata": {"labels": labels},
+                    "metadata": {"labels": labels, "annotations": {PORT: str(http_port)}},
                     "spec": {
                         # the volume's node affinity places each pod
                         "host_network": True,
@@ -274,21 +275,23 @@ class Video(pulumi.ComponentResource):
 def _ports_by_ordinal(
     name: str, *, labels: dict[str, str], http_port: int, rtmp_port: int, opts: pulumi.ResourceOptions
 ) -> list[pulumi.Resource]:
-    """Let kubelet probe each pod on the pod's own ports, by a MutatingAdmissionPolicy.
+    """Let kubelet probe each pod on the pod's own ports, and Prometheus ask there, by a MutatingAdmissionPolicy.
 
     The pods share their node's network, so pod i serves at port + i. But a StatefulSet has one template, with one port
-    for all. The API server therefore adds the ordinal to the probes' ports when a pod is created. Probes that execute a
-    command could compute their port, but each costs an emulated CPU a second: see docs/decisions/0004.
+    for all. The API server therefore adds the ordinal to the ports of probes and annotation when a pod is created.
+    Probes that execute a command could compute their port, but each costs an emulated CPU a second: see
+    docs/decisions/0004.
     """
     ordinal = 'int(object.metadata.labels["apps.kubernetes.io/pod-index"])'
-    probes = {
-        "startupProbe/tcpSocket": rtmp_port,
-        "readinessProbe/httpGet": http_port,
-        "livenessProbe/tcpSocket": rtmp_port,
+    container = "/spec/containers/0"
+    values = {
+        f"{container}/startupProbe/tcpSocket/port": f"{rtmp_port} + {ordinal}",
+        f"{container}/readinessProbe/httpGet/port": f"{http_port} + {ordinal}",
+        f"{container}/livenessProbe/tcpSocket/port": f"{rtmp_port} + {ordinal}",
+        f"/metadata/annotations/{PORT.replace('/', '~1')}": f"string({http_port} + {ordinal})",
     }
     patches = ",\n ".join(
-        f'JSONPatch{{op: "replace", path: "/spec/containers/0/{probe}/port", value: {port} + {ordinal}}}'
-        for probe, port in probes.items()
+        f'JSONPatch{{op: "replace", path: "{path}", value: {value}}}' for path, value in values.items()
     )
     policy = kubernetes.admissionregistration.v1.MutatingAdmissionPolicy(
         f"{name}-ports",

@@ -167,6 +167,30 @@ def test_every_name_is_served(pod: Pod) -> None:
     assert {pod.get(url) for url in single} == {bytes([b]) for b in range(1, 256) if b not in b"/."}
 
 
+def measured(pod: Pod) -> dict[str, int]:
+    lines = pod.get("metrics").decode().splitlines()
+    return {name: int(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
+
+
+def test_metrics_name_the_disk_and_count_viewers_of_pages_and_streams(pod: Pod) -> None:
+    before = measured(pod)
+    (disk,) = [name for name in before if name.startswith("video_disk_info")]
+    assert re.fullmatch(r'video_disk_info\{ordinal="0",device="[^/"]\S*"\}', disk)
+    assert before["video_disk_created_time_seconds"] <= before["video_start_time_seconds"] + 1 <= time.time() + 1
+    assert before["video_connections"] >= 1
+    assert not [name for name in before if name.startswith("video_stream_clients")]
+    publisher = pod.publish(f"metrics?key={KEY}")
+    try:
+        until(20, "the stream", lambda: 'video_stream_clients{stream="metrics"}' in measured(pod))
+    finally:
+        publisher.kill()
+        publisher.wait()
+    after = measured(pod)
+    assert after["video_http_requests_total"] > before["video_http_requests_total"]
+    assert after['video_rtmp_bytes_total{direction="in"}'] > before['video_rtmp_bytes_total{direction="in"}']
+    until(20, "the end of the stream", lambda: 'video_stream_clients{stream="metrics"}' not in measured(pod))
+
+
 STATE = """
 const video = document.querySelector('video');
 return {

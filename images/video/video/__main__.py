@@ -108,11 +108,15 @@ def prepare(env: Mapping[str, str]) -> tuple[Path, str]:
     first.unlink(missing_ok=True)
     first.symlink_to(disk / "media" / os.fsdecode(unquote_to_bytes(movies[0]["url"])))
 
+    device = disks.device(disk)
     values = {
         "POD_NAME": name,
         "ORDINAL": str(ordinal),
         "PLAYLIST": source.name,
-        "DEVICE": disks.device(disk),
+        "DEVICE": device,
+        "KERNEL_NAME": device.removeprefix("/dev/"),
+        "CREATED": str(int((disk / disks.MARKER).stat().st_mtime)),
+        "STARTED": str(int(time.time())),
         "DISK": str(disk),
         "TMP": str(tmp),
         "HLS": str(hls),
