@@ -13,7 +13,7 @@ help:
 	@echo '   [ALLOW=interrupt,blank]                  consent to a change that takes pages away, or blanks disks'
 	@echo '   [FORGET=worker3]                         leave a storage host that is gone for good, and not in the config'
 	@echo 'make preview [STACK=dev] [ARGS="--json | --save FILE | --against FILE"]   what up would do, and what that costs'
-	@echo 'make status | down                [STACK=dev]'
+	@echo 'make status [WATCH=1] | down        [STACK=dev]'
 	@echo 'make check                        is what runs what the program says? make up mends what is not'
 	@echo 'make test [ARGS="-m unit"]        all checks and tests'
 	@echo 'make bench [ARGS="bringup grow"]   figures beside their goals, and the timeline of a bring-up'
@@ -26,7 +26,7 @@ preview:
 	@bash setup/setup --tools >&2
 	@$(ENV) && python -m operate.preview '$(STACK)' $(ARGS)
 status:
-	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.status
+	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.status $(if $(WATCH),--watch)
 check:
 	@$(ENV) && PULUMI_STACK='$(STACK)' python -m operate.check
 down:

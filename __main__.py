@@ -15,6 +15,7 @@ from components.cluster import Cluster, ClusterArgs, Versions
 from components.dev_machines import DevMachines, DevMachinesArgs
 from components.images import Images, ImagesArgs
 from components.lab_machines import LabMachines, LabMachinesArgs
+from components.monitoring import Monitoring, MonitoringArgs
 from components.registry import Registry, RegistryArgs
 from components.storage_host import Shared, storage_host
 from components.video import Video, VideoArgs
@@ -133,6 +134,12 @@ video = Video(
 )
 for host in storage:
     host.released(video.running)
+
+# Prometheus and the wall. They come last, and nothing waits for them.
+if config.monitoring:
+    at = str(where.addresses["master"])
+    args = MonitoringArgs(images, base=debian, node="master", address=at, after=[video.running])
+    pulumi.export("wall", Monitoring("monitoring", args, cluster.contents).wall)
 
 pulumi.export("config", exported(config))
 pulumi.export("numinst", config.numinst)

@@ -14,6 +14,8 @@ from operate.view import Cluster, Snapshot, Usage
 from settings.names import VIDEO
 from settings.qos import in_words
 
+EVERY = 2  # seconds between two looks of `make status WATCH=1`
+
 
 def mib(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**20:.1f} MiB"
@@ -145,20 +147,35 @@ def show(cluster: Cluster, seen: Snapshot) -> int:
         print(table(cpu_rows(seen)), end="\n\n")
     usage = settled_usage(cluster, videos)
     print(table(video_rows(seen, usage)), flush=True)
+    if seen.made.wall:
+        print(f"\nwall: {seen.made.wall}", flush=True)
     said = wrong(seen) + [f"how full the disks on {node} are is not known: {why}" for node, why in usage.silent.items()]
     if said:
         print("", *said, sep="\n", file=sys.stderr)
     return 1 if said or any(answer.status != "200" for answer in seen.pages) else 0
 
 
-def main() -> int:
+def watch(cluster: Cluster, made: view.Outputs) -> int:
+    """Show it again and again, on a terminal in one place, until Ctrl-C."""
+    clear = "\033[H\033[2J" if sys.stdout.isatty() else ""
+    while True:
+        try:
+            seen = view.look(cluster, made)
+            print(clear, end="")
+            show(cluster, seen)
+            time.sleep(EVERY)
+        except KeyboardInterrupt:
+            return 0
+
+
+def main(*, watched: bool = False) -> int:
     try:
         made = view.outputs()
     except view.StackError as error:
         sys.exit(str(error))
     cluster = view.connect(made)
-    return show(cluster, view.look(cluster, made))
+    return watch(cluster, made) if watched else show(cluster, view.look(cluster, made))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(watched="--watch" in sys.argv[1:]))

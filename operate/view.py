@@ -56,7 +56,7 @@ class Outputs:
 
     nodes: name -> address, the control plane's machine first. vms: names of the nodes that are VMs.
     targets: app label of a vhost target -> ordinals of the disks that it serves. disks, pages, streams: by ordinal.
-    cpus: the config's CPU plan, as JSON values.
+    cpus: the config's CPU plan, as JSON values. wall: URL of the page with all videos; empty: without monitoring.
     """
 
     numinst: int
@@ -70,6 +70,7 @@ class Outputs:
     pages: Sequence[str]
     streams: Sequence[str]
     cpus: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    wall: str = ""
 
     @property
     def planned(self) -> bool:
@@ -95,7 +96,9 @@ class Outputs:
             disks=[Disk(disk["node"], disk["path"]) for disk in made["disks"]],
             pages=made["pages"],
             streams=made["streams"],
-            cpus=made.get("config", {}).get("cpus", {}),  # an earlier version's `up` knew no plan
+            # an earlier version's `up` knew neither
+            cpus=made.get("config", {}).get("cpus", {}),
+            wall=made.get("wall", ""),
         )
 
 

@@ -146,6 +146,8 @@ GRANTS = (
     Grant("Deployment", "cb-vhost-p0*", "privileged", ("vhost",), "vhost.devices"),
     Grant("StatefulSet", "app-vs-p2", "hostPath, read-only", ("/srv/media",), "the playlists"),
     Grant("StatefulSet", "app-vs-p2", "hostNetwork", ("pod",), "each pod serves on a port of its node"),
+    Grant("DaemonSet", "spdk-k8s-monitoring/node-exporter", "hostNetwork", ("pod",), "it serves at its node's address"),
+    Grant("Deployment", "spdk-k8s-monitoring/prometheus", "hostNetwork", ("pod",), "the wall is at master's address"),
     Grant("Container", "spdk-k8s-*", "privileged", ("container",), "dev machines run systemd and kubelet"),
 )
 

@@ -6,6 +6,7 @@ from render.cpus import roles
 from render.placement import vm_mac
 from settings import budgets
 from settings.models import Settings, Ssh
+from settings.names import EXPORTER_PORT, PROMETHEUS_PORT
 
 
 def needs(config: Settings, host: str, backend: budgets.Backend) -> dict[str, str]:
@@ -23,6 +24,8 @@ def needs(config: Settings, host: str, backend: budgets.Backend) -> dict[str, st
     }
     if host == "master":
         values["PORTS"] += f" {config.registry.port} 6443 2379 2380 2381 10257 10259"
+    if config.monitoring:
+        values["PORTS"] += f" {EXPORTER_PORT}" + f" {PROMETHEUS_PORT}" * (host == "master")
     if host in machines.storage:
         vms = machines.storage[host]
         if config.vm.vnc:

@@ -604,6 +604,9 @@ class Settings(Model):
     vm: Vm = Vm()
     cpus: Cpus = Cpus()
     video: Video = Video()
+    monitoring: Annotated[bool, Way.LIVE] = True
+    """Prometheus on master, at port 9090, and what it asks on each node, at port 9100; and the wall, which shows every
+    video, disk and core."""
 
     @property
     def vms(self) -> list[str]:

@@ -6,6 +6,9 @@ VIDEO = "app-vs-p2"
 
 NAMESPACE = "spdk-k8s"  # Kubernetes namespace of both workloads
 AGENT_PORT = 9301  # the disk agent's HTTP server in the vhost pod: GET /started /ready /alive /disks /metrics
+MONITORING = "spdk-k8s-monitoring"  # namespace of Prometheus and the node exporters
+EXPORTER_PORT = 9100  # on each node: CPUs and disks
+PROMETHEUS_PORT = 9090  # on master: Prometheus, and the wall at /user/
 CHANGING = "spdk-k8s/changing"  # annotation of a drained node whose VM is being changed: scripts/drained.sh
 CLAIM = "disk"  # volumeClaimTemplate of the StatefulSet: pod app-vs-p2-0 has the claim disk-app-vs-p2-0
 

@@ -20,7 +20,7 @@ from settings.budgets import (
 )
 from settings.cores import numbers, ranges
 from settings.models import MAX_CORE, MAX_INSTANCES, NAMESPACE, Containers, Settings, Ssh
-from settings.names import number
+from settings.names import EXPORTER_PORT, PROMETHEUS_PORT, number
 from settings.qos import NONE
 
 
@@ -480,7 +480,8 @@ NODE_PORTS = {22, 2379, 2380, 2381, 6443, 10248, 10249, 10250, 10256, 10257, 102
 
 def _ports(s: Settings) -> Iterator[Problem]:
     registry = s.registry.port
-    if registry in NODE_PORTS:
+    needed = NODE_PORTS | ({EXPORTER_PORT} if s.monitoring else set[int]())
+    if registry in needed | ({PROMETHEUS_PORT} if s.monitoring else set[int]()):
         yield Problem("registry.port", registry, "is a port that a node itself needs", put("registry.port", 5000))
     http, rtmp = (range(first, first + s.numinst) for first in (s.video.http_port, s.video.rtmp_port))
     for key, used, other, free in (
@@ -490,7 +491,7 @@ def _ports(s: Settings) -> Iterator[Problem]:
         mend = put(key, next(port for port in free if not _overlap(range(port, port + s.numinst), other)))
         if used.stop > 65536:
             yield Problem(key, used.start, f"numinst ({s.numinst}) ports from here go beyond 65535", mend)
-        if taken := sorted(NODE_PORTS.intersection(used)):
+        if taken := sorted(needed.intersection(used)):
             rule = f"ports {used.start}-{used.stop - 1} include {taken}, which a node itself needs"
             yield Problem(key, used.start, rule, mend)
         if used is rtmp and _overlap(http, rtmp):
@@ -498,7 +499,7 @@ def _ports(s: Settings) -> Iterator[Problem]:
             yield Problem(key, used.start, rule, mend)
     if s.vm.vnc:
         host, port = s.vm.vnc.rpartition(":")[0], s.vm.vnc_port
-        if port > 65535 or port in NODE_PORTS:
+        if port > 65535 or port in needed:
             rule = f"its port is {port}: {'beyond 65535' if port > 65535 else 'one that a node itself needs'}"
             yield Problem("vm.vnc", s.vm.vnc, rule, put("vm.vnc", f"{host}:2"))
         if any(len(vms) > 1 for vms in s.machines.storage.values()):

@@ -46,7 +46,8 @@ images_ahead() {
   fi
   arguments=$(.venv/bin/python -c 'from settings.models import Vm; print(Vm().disk_slots)' |
     jq --raw-input --arg BASE "$BASE" '{BASE: $BASE, COUNT: .}')
-  for image in node/machine node/guest vhost/qemu-storage-daemon video/ media/; do
+  for image in node/machine node/guest vhost/qemu-storage-daemon video/ media/ \
+    monitoring/node-exporter monitoring/prometheus; do
     bash "${ROOT:?}/setup/build-ahead" "${image%/*}" "${image#*/}" <<<"$arguments" >"$CACHE/logs/image-${image/\//-}.log" 2>&1 &
     made[$!]=$image
   done

@@ -1,28 +1,33 @@
 // What nginx counts, for Prometheus: of HTTP by its own status page, of RTMP and live streams by the RTMP module's.
 async function metrics(r) {
-    const [http, rtmp] = await Promise.all(['/counted', '/stat'].map((path) => r.subrequest(path)));
-    const [, active, requests] = http.responseText.match(/^Active connections: (\d+)[\s\S]*?\d+ \d+ (\d+)/) || [];
+    const answers = await Promise.all([r.subrequest('/counted'), r.subrequest('/stat')]);
+    const http = answers[0].responseText, rtmp = answers[1].responseText;
+    // a movie that is played is a stream too, without a publisher
+    const live = rtmp.split('<stream>').slice(1).filter((stream) => stream.includes('<publishing/>'));
     const lines = [
-        ...family('video_connections', 'gauge', [['', active]]),
-        ...family('video_http_requests_total', 'counter', [['', requests]]),
-        ...family('video_rtmp_bytes_total', 'counter', ['in', 'out'].map((way) => [
-            `{direction="${way}"}`, (rtmp.responseText.match(`<bytes_${way}>(\\d+)<`) || [])[1],
+        family('video_connections', 'gauge', [['', number(http, /Active connections: (\d+)/)]]),
+        family('video_http_requests_total', 'counter', [['', number(http, /\d+ \d+ (\d+)/)]]),
+        family('video_rtmp_bytes_total', 'counter', [
+            ['{direction="in"}', number(rtmp, /<bytes_in>(\d+)</)],
+            ['{direction="out"}', number(rtmp, /<bytes_out>(\d+)</)],
+        ]),
+        family('video_stream_clients', 'gauge', live.map((stream) => [
+            `{stream="${(stream.match(/<name>([^<]*)</) || ['', ''])[1]}"}`, number(stream, /<nclients>(\d+)</),
         ])),
     ];
-    const streams = [...rtmp.responseText.matchAll(/<stream>\s*<name>([^<]*)<\/name>([\s\S]*?)<\/stream>/g)];
-    // a movie that is played is a stream too, without a publisher
-    const live = streams.filter(([, , about]) => about.includes('<publishing/>'));
-    lines.push(...family('video_stream_clients', 'gauge', live.map(([, name, about]) => [
-        `{stream="${name}"}`, (about.match(/<nclients>(\d+)</) || [])[1],
-    ])));
     r.headersOut['Content-Type'] = 'text/plain; version=0.0.4';
-    r.return(200, `${r.variables.of_the_pod}${lines.join('\n')}\n`);
+    r.return(200, r.variables.of_the_pod + lines.join(''));
 }
 
-// A status page that is not understood gives no series.
-const family = (name, type, values) => [
-    `# TYPE ${name} ${type}`,
-    ...values.filter(([, value]) => value !== undefined).map(([labels, value]) => `${name}${labels} ${value}`),
-];
+// undefined where a status page is not understood: then there is no such series
+function number(text, pattern) {
+    const found = text.match(pattern);
+    return found ? found[1] : undefined;
+}
+
+function family(name, type, values) {
+    const known = values.filter((pair) => pair[1] !== undefined).map((pair) => `${name}${pair[0]} ${pair[1]}\n`);
+    return `# TYPE ${name} ${type}\n${known.join('')}`;
+}
 
 export default { metrics };

@@ -49,6 +49,25 @@ return {
 };
 """
 
+# what the wall shows now
+WALL = """
+const text = (all) => [...all].map((each) => each.innerText);
+const number = (value) => parseFloat(value) * (/k/.test(value) ? 1000 : 1) || 0;
+return {
+  tiles: [...document.querySelectorAll('article')].map((tile) => {
+    const video = tile.querySelector('video');
+    return {
+      pod: tile.dataset.pod,
+      playing: video.readyState >= 3 && !video.paused && video.currentTime > 0,
+      iops: number(tile.querySelector('dd').innerText),
+    };
+  }),
+  cores: text(document.querySelectorAll('#hosts h2')),
+  events: text(document.querySelectorAll('#events li')),
+  wrong: text(document.querySelectorAll('#wrong:not([hidden]) li')),
+};
+"""
+
 
 @contextmanager
 def chromium(*flags: str, timeout: float = 60) -> Iterator[webdriver.Chrome]:

@@ -59,6 +59,7 @@ ROWS = [
     Row("vm.memoryMib", "3200", asks="interrupt"),
     Row("vm.diskSlots", "16", asks="interrupt"),
     Row("vm.vnc", "127.0.0.1:7", asks="interrupt"),
+    Row("monitoring", "false"),
     Row("registry.port", "5001", asks="interrupt,blank"),
     Row("machines.vmsPerHost", "2", beside={"machines.since.worker3": str(COUNT)}),
 ]
@@ -151,7 +152,7 @@ def test_a_key_is_changed_and_taken_back(running: Running, table: Table | None, 
     before, lives = graph(running), [marker(running, i) for i in ORDINALS]
     config = running.stack.config_file.read_text()
     section, *parts = row.key.split(".")
-    as_it_was = yaml.safe_load(config)["config"].get(f"spdk-k8s:{section}", {})
+    as_it_was = yaml.safe_load(config)["config"].get(f"spdk-k8s:{section}")
     for part in parts:
         as_it_was = as_it_was.get(part) if as_it_was else None
     for other in (row.other, None):

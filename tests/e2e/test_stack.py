@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -339,6 +340,42 @@ def test_the_target_is_killed_and_every_pod_serves_its_own_movie_again(running: 
     assert {n: p.metadata.uid for n, p in video_pods(running).items()} == uids
     until(15, "the pages", lambda: [marker(running, i) for i in ORDINALS] == lives)
     assert_every_pod_serves_its_own_disk(running)
+
+
+def test_the_wall_shows_what_is_read_and_a_target_that_is_killed(
+    running: Running, backend: str, tmp_path: Path
+) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    from tests.e2e.browser import WALL, chromium
+
+    nodes = set(running.outputs["nodes"].values())
+    with chromium() as browser:
+
+        def seen() -> dict[str, Any]:
+            found: dict[str, Any] = browser.execute_script(WALL)
+            return found
+
+        browser.get(running.outputs["wall"])
+        WebDriverWait(browser, 60).until(
+            lambda _: len(seen()["tiles"]) == COUNT and all(tile["playing"] for tile in seen()["tiles"]),
+            f"not every tile plays: {seen()}",
+        )
+        read = f"dd if=$(readlink -f {disk_path(1)}) of=/dev/null bs=4k count=12000 iflag=direct 2>/dev/null"
+        threading.Thread(target=running.guest, args=[read]).start()
+        until(30, "IOPS of the disk that is read", lambda: seen()["tiles"][1]["iops"] > 100)
+        shown = seen()
+        assert shown["tiles"][1]["iops"] > 5 * max(shown["tiles"][i]["iops"] for i in (0, 2)), shown
+        assert set(shown["cores"]) == set(running.outputs["nodes"])
+        assert not shown["wrong"], shown
+        browser.save_screenshot(str(tmp_path / "wall.png"))
+        began = sum("the vhost target of worker1 was started" in event for event in shown["events"])
+        kill_target(running, backend)
+        until(10, "the killed target among the events", lambda: sum(
+            "the vhost target of worker1 was started" in event for event in seen()["events"]) == began + 1)  # fmt: skip
+        until(30, "all to be well again", lambda: not seen()["wrong"])
+        asked = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+        assert {urllib.parse.urlsplit(url).hostname for url in asked} <= nodes
 
 
 def test_a_refresh_sees_no_drift(running: Running) -> None:

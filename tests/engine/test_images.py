@@ -19,6 +19,7 @@ BUILDS = {
     "video": ["--build-arg", f"BASE={BASE}"],
     "node": ["--build-arg", f"BASE={BASE}", "--target", "guest"],
     "bundle": ["--build-arg", f"BASE={BASE}", "--build-arg", f"BINARIES=spdk-k8s/kubernetes:v{PINS['KUBERNETES']}"],
+    "monitoring": ["--build-arg", f"BASE={BASE}", "--target", "prometheus"],
     "media": ["--build-arg", f"BASE={BASE}", "--build-arg", "COUNT=2"],
 }
 

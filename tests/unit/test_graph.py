@@ -257,6 +257,31 @@ def test_a_target_has_what_it_needs_and_no_more(graph: Graph) -> None:
                 assert "privileged" not in security
 
 
+def test_nothing_waits_for_monitoring_and_it_may_do_little(graph: Graph) -> None:
+    ours = {path for path in graph if path.startswith("monitoring")}
+    assert ours
+    assert not [path for path in graph if path not in ours and waits_for(graph, path) & ours]
+    for path in ours:
+        if pod := graph[path].inputs.get("spec", {}).get("template", {}).get("spec"):
+            assert not {"hostPID", "hostIPC"} & set(pod)
+            assert not [volume for volume in pod.get("volumes", []) if "hostPath" in volume]
+            (container,) = pod["containers"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    exporter = graph["monitoring/monitoring-exporter"].inputs["spec"]["template"]["spec"]
+    assert exporter["automountServiceAccountToken"] is False
+    rules = graph["monitoring/monitoring-role"].inputs["rules"]
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"get", "list", "watch"}
+    assert "secrets" not in json.dumps(rules)
+
+
+def test_monitoring_can_be_left_out() -> None:
+    graph = run_program(**LAYOUTS["dev"], monitoring=False)
+    assert not [path for path in graph if "monitoring" in path or "prometheus" in path or "exporter" in path]
+    (stack,) = of_type(graph, STACK)
+    assert "wall" not in stack.outputs
+
+
 def test_each_probe_of_the_target_asks_its_own_question(graph: Graph) -> None:
     """started: the target has answered once. ready: it serves every disk that can be served. alive: the agent works.
     No probe runs a program in the pod."""

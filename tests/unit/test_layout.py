@@ -52,4 +52,4 @@ def test_these_know_no_providers_sdk(folder: str) -> None:
 
 
 def test_the_stack_is_a_table_of_contents() -> None:
-    assert len((ROOT / "__main__.py").read_text().splitlines()) <= 150
+    assert len((ROOT / "__main__.py").read_text().splitlines()) <= 160

@@ -89,8 +89,7 @@ def test_several_hosts_and_vms_share_the_instances() -> None:
 @pytest.mark.parametrize("backend", ["spdk", "qemu-storage-daemon"])
 def test_hugepages_are_the_targets_limit_and_reserved_before_the_node_is_made(backend: str) -> None:
     resources = run_program(vhost={"backend": backend, "hugepageSize": "2Mi", "memoryMib": 1024, "source": "images"})
-    (deployment,) = of_type(resources, "kubernetes:apps/v1:Deployment")
-    target = deployment.inputs["spec"]["template"]["spec"]["containers"][0]
+    target = resources["vhost/vhost"].inputs["spec"]["template"]["spec"]["containers"][0]
     limits = {name: size for name, size in target["resources"]["limits"].items() if name != "ephemeral-storage"}
     reserved = [r.inputs["stdin"] for r in of_type(resources, "command:remote:Command") if "hugepages" in r.name]
     if backend == "spdk":

@@ -61,6 +61,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "video.rtmpPort": (QEMU, 2935),
     "video.cpuRequest": (QEMU, "60m"),
     "video.cpuLimit": (QEMU, "600m"),
+    "monitoring": (QEMU, False),
 }
 ELSEWHERE = {"configVersion", "video.mediaDir"}  # there is one version, and containers have no folder of the user's own
 
