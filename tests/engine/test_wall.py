@@ -42,12 +42,13 @@ class Prometheus:
 
     def of(self, count: int, iops: float = 100) -> None:
         """A stack of `count` instances on one VM, the disks of which do `iops` each."""
+        now = time.time()
         self.series = [("core:busy:ratio15s", {"node": n, "cpu": str(i)}, 0.25) for n in ("worker1", "worker2")
                        for i in range(8)]  # fmt: skip
         for role, cores in {"target": "0-1", "vm": "2-5", "emulator": "6", "system": "6-7"}.items():
             labels = {"node": "worker1", "role": role, "cores": cores}
             self.series.append(("disk_agent_role_threads", labels, 1))
-        self.series.append(("disk_agent_target_start_time_seconds", {"node": "worker1"}, time.time() - 60))
+        self.series.append(("disk_agent_target_start_time_seconds", {"node": "worker1"}, now - 60))
         for i in range(count):
             pod = {"pod": f"app-vs-p2-{i}", "node": "worker2", "ordinal": str(i)}
             self.series += [
@@ -58,8 +59,8 @@ class Prometheus:
                 ("disk:written_bytes:rate15s", pod, 0),
                 ("disk:request_seconds:mean15s", pod, 0.0015),
                 ("disk_agent_disk_state", {"disk": f"vhost.{i}", "state": "plugged"}, 1),
-                ("video_start_time_seconds", pod, time.time() - 30),
-                ("video_disk_created_time_seconds", pod, time.time() - 3000),
+                ("video_start_time_seconds", pod, now - 30),
+                ("video_disk_created_time_seconds", pod, now - 3000),
             ]
 
     def answer(self, path: str, query: str) -> Any:
@@ -203,7 +204,7 @@ def test_128_instances_stay_smooth(prometheus: Prometheus, wall: Callable[..., C
     assert pods == [f"app-vs-p2-{i}" for i in range(128)]
     drawn = "return [...document.querySelectorAll('article')].filter((t) => t.querySelector('canvas')).length"
     assert 0 < browser.execute_script(drawn) < 40, "only what is in view is drawn"
-    browser.execute_script("scrollTo(0, document.body.scrollHeight)")
+    browser.execute_script("document.querySelector('article:last-child').scrollIntoView()")
     last = "return document.querySelector('article:last-child canvas') !== null"
     until(5, lambda: browser.execute_script(last))
 
