@@ -42,7 +42,7 @@ def find(seen: Snapshot) -> list[Drift]:
         what = f"the API server on {seen.made.master} does not answer: {seen.error}"
         return [Drift(what, (CONTROL_PLANE,), comes=True)]
     # a namespace that is gone took the targets and the pods along
-    parts = (nodes, volumes, targets, cpus, videos) if seen.namespace == "Active" else (nodes, volumes, namespace)
+    parts = (nodes, volumes, targets, cpus, videos, wall) if seen.namespace == "Active" else (nodes, volumes, namespace)
     return [drift for part in parts for drift in part(seen)]
 
 
@@ -87,6 +87,11 @@ def namespace(seen: Snapshot) -> Iterator[Drift]:
         yield Drift(f"namespace {NAMESPACE} is being deleted", change="outlast", name=NAMESPACE)
     else:
         yield Drift(f"namespace {NAMESPACE} is missing")
+
+
+def wall(seen: Snapshot) -> Iterator[Drift]:
+    if seen.no_wall:
+        yield Drift(seen.no_wall, comes=True)
 
 
 def is_held(pod: view.Pod, seen: Snapshot) -> bool:

@@ -134,7 +134,7 @@ def wrong(seen: Snapshot) -> list[str]:
     said += [f"there is no pod of the vhost target {app}" for app in made.targets if not seen.of(app)]
     if (count := sum(view.ordinal(pod) is not None for pod in seen.pods)) != made.numinst:
         said.append(f"{count} of {made.numinst} video pods exist")
-    return said
+    return [*said, seen.no_wall] if seen.no_wall else said
 
 
 def show(cluster: Cluster, seen: Snapshot) -> int:

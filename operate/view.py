@@ -273,8 +273,9 @@ class Snapshot:
     """The stack at one moment. error: why the API server did not answer; then nothing of the cluster is known.
 
     namespace: phase of the stack's own, empty where there is none.
-    targets: app label -> what a ready pod of it says. pages, markers: answers, by ordinal. warnings: uid of a pod ->
-    the newest event of that type about it. revision: of the StatefulSet's template, which its pods are to follow.
+    targets: app label -> what a ready pod of it says. pages, markers: answers, by ordinal. wall: its answer; None:
+    there is to be none. warnings: uid of a pod -> the newest event of that type about it. revision: of the
+    StatefulSet's template, which its pods are to follow.
     """
 
     made: Outputs
@@ -288,9 +289,17 @@ class Snapshot:
     targets: Mapping[str, Target] = field(default_factory=dict[str, Target])
     pages: Sequence[Answer] = ()
     markers: Sequence[Answer] = ()
+    wall: Answer | None = None
 
     def of(self, app: str) -> list[Pod]:
         return [pod for pod in self.pods if (pod.metadata.labels or {}).get("app") == app]
+
+    @property
+    def no_wall(self) -> str:
+        """Why there is no wall where there should be one; empty: there is."""
+        if self.wall is None or self.wall.status == "200":
+            return ""
+        return f"the wall does not answer: {self.wall.status}"
 
     @property
     def videos(self) -> dict[str, Pod]:
@@ -316,6 +325,7 @@ def look(cluster: Cluster, made: Outputs) -> Snapshot:
         )
         pages = [each.submit(fetch, page) for page in made.pages]
         markers = [each.submit(fetch, f"{page}marker") for page in made.pages]
+        wall = each.submit(fetch, made.wall) if made.wall else None
         try:
             serving = {label(pod): str(pod.metadata.name) for pod in pods.result().items if well(pod)}
             targets = {
@@ -339,7 +349,12 @@ def look(cluster: Cluster, made: Outputs) -> Snapshot:
             )
         except NO_ANSWER as error:
             known = Snapshot(made, error=why(error))
-        return replace(known, pages=[a.result() for a in pages], markers=[a.result() for a in markers])
+        return replace(
+            known,
+            pages=[a.result() for a in pages],
+            markers=[a.result() for a in markers],
+            wall=wall.result() if wall else None,
+        )
 
 
 def _newest(events: Iterable[client.CoreV1Event]) -> dict[str, str]:

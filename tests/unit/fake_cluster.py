@@ -27,6 +27,7 @@ def made(count: int = 2) -> dict[str, Any]:
         "disks": [{"node": "worker2", "path": f"/dev/disk/{i}"} for i in range(count)],
         "pages": [f"http://192.0.2.4:{8080 + i}/" for i in range(count)],
         "streams": [f"rtmp://192.0.2.4:{1935 + i}/vod2" for i in range(count)],
+        "wall": "http://192.0.2.2:9090/user/",
     }
 
 
@@ -102,6 +103,7 @@ class FakeCluster:
         self.limits: dict[str, dict[str, dict[str, int]]] = {}  # disk -> its limits, wanted and in force
         self.markers: dict[int, view.Answer] = {}
         self.pages: dict[int, view.Answer] = {}
+        self.wall = view.Answer("200")
         self.events: list[client.CoreV1Event] = []
         self.revision = "1"
         self.namespaces = {NAMESPACE: "Active", "default": "Active"}
@@ -179,6 +181,8 @@ class FakeCluster:
         return SimpleNamespace(data=json.dumps({"disks": disks, "vms": vms}))
 
     def fetch(self, url: str) -> view.Answer:
+        if url == self.made.wall:
+            return self.wall
         port = int(url.partition("://")[2].partition(":")[2].partition("/")[0])
         i = port - 8080
         if not url.endswith("marker"):

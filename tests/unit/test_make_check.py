@@ -90,6 +90,11 @@ def test_labels_and_disks_that_are_not_plugged_in(cluster: FakeCluster, checked:
     assert again(cluster) == ["cluster-control-plane", "cluster-worker1-ready", "worker2-disks"]
 
 
+def test_a_wall_that_does_not_answer(cluster: FakeCluster, checked: Checked) -> None:
+    cluster.wall = view.Answer("Connection refused")
+    assert checked() == (1, [], ["drift: the wall does not answer: Connection refused", "mend it: make up"])
+
+
 def test_limits_that_are_not_in_force(cluster: FakeCluster, checked: Checked) -> None:
     cluster.limits["vhost.0"] = {"limits": {"iops": 5000}, "limitsInForce": {"iops": 5000}}
     assert checked()[0] == 0

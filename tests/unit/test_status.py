@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -45,13 +46,37 @@ def test_a_stack_that_is_well(cluster: FakeCluster, shown: Show) -> None:
     assert rows[f"{VHOST}-x"] == [f"{VHOST}-x", "worker1", "1/1", "0", "Running"]
     assert rows["0"] == ROW_OF_0
     assert "vhost backend: qemu-storage-daemon, because it is configured\n" in out
+    assert out.endswith("\nwall: http://192.0.2.2:9090/user/\n"), "last of all"
+
+
+def test_a_wall_that_does_not_answer_and_a_stack_without_one(cluster: FakeCluster, shown: Show) -> None:
+    cluster.wall = view.Answer("Connection refused")
+    assert shown()[3] == "\nthe wall does not answer: Connection refused\n"
+    cluster.made = replace(cluster.made, wall="")
+    code, _, out, err = shown()
+    assert (code, err) == (0, "")
+    assert "wall" not in out
+
+
+def test_it_is_shown_again_and_again_until_somebody_ends_it(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([None, None])
+
+    def pause(_: float) -> None:
+        if next(looks, "end"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", pause)
+    assert status.main(watched=True) == 0
+    assert capsys.readouterr().out.count("vhost backend") == 3
 
 
 def test_limits_are_shown_where_there_are_some(cluster: FakeCluster, shown: Show) -> None:
     cluster.limits["vhost.0"] = {"limits": {"iops": 5000}, "limitsInForce": {"iops": 5000}}
     code, _, out, err = shown()
     assert (code, err) == (0, "")
-    heads, first, second = (re.split("  +", line) for line in out.splitlines()[-3:])
+    heads, first, second = (re.split("  +", line) for line in out.splitlines()[-5:-2])
     at = heads.index("LIMITS")
     assert (first[at], second[at]) == ("5000 IOPS", "no limit")
     cluster.limits["vhost.0"]["limitsInForce"] = {}
