@@ -57,6 +57,11 @@ def test_the_video_pods_user_can_read_and_run_what_is_in_its_image() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+def test_prometheus_config_and_its_rules_are_right() -> None:
+    """images/monitoring/rules_test.yml, run by promtool in the build."""
+    assert build(images.ROOT / "monitoring", "--build-arg", f"BASE={BASE}", "--target", "rules-test")
+
+
 def test_each_sample_playlist_shows_its_own_number() -> None:
     image = build(images.ROOT / "media", *BUILDS["media"], "--target", "ffmpeg")
     probe = "ffprobe -v error -of csv=p=0 -show_entries format=duration:stream=codec_name"
