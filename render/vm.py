@@ -58,6 +58,8 @@ def qemu_args(
         # QEMU touches all pages, else the target would be OOM-killed for its guests' memory. See docs/decisions/0014.
         "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on,prealloc=on{hugepages}{numa}",
         "-nodefaults", "-no-user-config", "-display", "none",
+        # as libvirt starts its QEMUs: a guest that breaks out of its devices starts no program
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-kernel", f"{folder}/vmlinuz", "-initrd", f"{folder}/initrd",
         "-append", f"{KERNEL} ds=nocloud",
         "-serial", f"file:{folder}/console.log",
