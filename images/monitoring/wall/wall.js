@@ -23,7 +23,7 @@ const ask = async (path, query) => {
 const short = (value, unit) => {
   if (value === undefined) return '–';
   const [scaled, prefix] = value >= 1e6 ? [value / 1e6, 'M'] : value >= 1e4 ? [value / 1e3, 'k'] : [value, ''];
-  return `${scaled.toFixed(scaled >= 100 || scaled === 0 ? 0 : 1)} ${prefix}${unit}`.trim();
+  return `${scaled.toFixed(scaled >= 100 || scaled === 0 ? 0 : scaled < 1 ? 2 : 1)} ${prefix}${unit}`.trim();
 };
 
 // --- tiles -----------------------------------------------------------------------------------------------------------
