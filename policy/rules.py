@@ -165,7 +165,9 @@ def host_access(resource: Resource) -> Iterator[str]:
     elif resource.type.startswith("kubernetes:"):
         metadata = properties.get("metadata") or {}
         name, namespace = metadata.get("name"), metadata.get("namespace")
-        if namespace is not UNKNOWN and namespace != NAMESPACE:
+        if namespace is UNKNOWN:  # only `up` knows whether it is the right one
+            name = next((g.name for g in GRANTS if g.name.rpartition("/")[2] == name), name)
+        elif namespace != NAMESPACE:
             name = f"{namespace or 'default'}/{name}"
         demands = (demand for pod in pods(properties) for demand in _demands_of_pod(pod))
     else:

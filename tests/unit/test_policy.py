@@ -182,6 +182,15 @@ def test_a_grant_is_for_the_stacks_own_namespace() -> None:
 
 
 @pytest.mark.parametrize(
+    ("namespace", "granted"), [("spdk-k8s-monitoring", True), (UNKNOWN, True), ("spdk-k8s", False), (None, False)]
+)
+def test_a_grant_may_be_for_another_namespace(namespace: str | None, granted: bool) -> None:
+    pod = workload(name="prometheus", hostNetwork=True)
+    inputs = {**pod.inputs, "metadata": {"name": "prometheus", "namespace": namespace}}
+    assert (not list(rules.host_access(Resource(pod.type, "web", inputs)))) == granted
+
+
+@pytest.mark.parametrize(
     ("type_", "inputs"),
     [
         ("kubernetes:core/v1:PersistentVolume", {"metadata": {"name": "v"}, "spec": {"hostPath": {"path": "/etc"}}}),
