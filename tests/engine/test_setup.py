@@ -270,7 +270,7 @@ class BuildKit(http.server.BaseHTTPRequestHandler):
 
 def test_images_are_built_ahead(tree: Tree, tmp_path: Path) -> None:
     """As the program will build them; one that fails is left to it."""
-    for name in ("node", "vhost", "video", "media"):
+    for name in ("node", "vhost", "video", "media", "monitoring"):
         (tree.root / "images" / name).mkdir(parents=True)
         (tree.root / "images" / name / name).touch()
     program_of(tree)
@@ -286,7 +286,10 @@ def test_images_are_built_ahead(tree: Tree, tmp_path: Path) -> None:
         done = tree.bash('mkdir -p "$CACHE/logs"; images_ahead', PATH=f"{tools}:{os.environ['PATH']}", **proxy)
         server.shutdown()
     assert "built ahead, but for video/: left to pulumi up" in done.stdout, done.stderr
-    assert set(BuildKit.asked) == {"node machine", "node guest", "vhost qemu-storage-daemon", "video ", "media "}
+    assert set(BuildKit.asked) == {
+        *("node machine", "node guest", "vhost qemu-storage-daemon", "video ", "media "),
+        *("monitoring node-exporter", "monitoring prometheus"),
+    }
     for query, (path, *_) in BuildKit.asked.values():
         assert path == "/build"
         assert query["version"] == ["2"]
