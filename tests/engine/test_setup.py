@@ -253,7 +253,7 @@ class BuildKit(http.server.BaseHTTPRequestHandler):
             files = context.getnames()
         url = urllib.parse.urlsplit(self.path)
         query = urllib.parse.parse_qs(url.query)
-        folder = next(name for name in ("node", "vhost", "video", "media") if f"./{name}" in files)
+        folder = next(name for name in ("node", "vhost", "video", "media", "monitoring") if f"./{name}" in files)
         self.asked[f"{folder} {query.get('target', [''])[0]}"] = query, [url.path, *files]
         self.send_response(200)
         self.end_headers()
