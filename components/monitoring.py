@@ -22,7 +22,7 @@ from settings.budgets import LOGS_LIMIT_MIB, LOGS_MIB
 from settings.names import EXPORTER_PORT, MONITORING, PROMETHEUS_PORT
 
 KEPT_MIB = 256  # of what was measured: some days of 24 instances
-STORE_MIB = 1024  # with what is being written; beyond it kubelet makes the pod anew, with nothing
+STORE_GIB = 1  # with what is being written; beyond it kubelet makes the pod anew, with nothing
 PROMETHEUS_MIB, PROMETHEUS_LIMIT_MIB = 128, 512
 EXPORTER_MIB, EXPORTER_LIMIT_MIB = 16, 64
 USER = 10001
@@ -150,12 +150,12 @@ class Monitoring(pulumi.ComponentResource):
                             "http_get": {"path": "/-/ready", "port": PROMETHEUS_PORT},
                             "period_seconds": 2,
                         },
-                        "resources": _resources(PROMETHEUS_MIB, PROMETHEUS_LIMIT_MIB, store_mib=STORE_MIB),
+                        "resources": _resources(PROMETHEUS_MIB, PROMETHEUS_LIMIT_MIB, store_mib=1024 * STORE_GIB),
                         "volume_mounts": [{"name": "data", "mount_path": "/data"}],
                     },
                     service_account_name=account.metadata["name"],
                     node_selector={"kubernetes.io/hostname": args.node},
-                    volumes=[{"name": "data", "empty_dir": {"size_limit": f"{STORE_MIB}Mi"}}],
+                    volumes=[{"name": "data", "empty_dir": {"size_limit": f"{STORE_GIB}Gi"}}],
                 ),
             },
             opts=last,

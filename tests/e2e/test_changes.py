@@ -139,7 +139,7 @@ def value_of(running: Running, key: str) -> object:
     found: Any = running.stack.outputs()["config"]
     for part in key.split("."):
         found = found.get(part) if found else None
-    return "none" if found is None else found
+    return "none" if found is None else str(found).lower() if isinstance(found, bool) else found
 
 
 def cases() -> list[Any]:
