@@ -19,9 +19,11 @@ from components.hosts import script
 pytestmark = pytest.mark.unit
 
 KUBECTL = r"""
-import json, os, signal, sys
+import fcntl, json, os, signal, sys
 from pathlib import Path
 root = Path(os.environ["DIR"])
+alone = (root / "alone").open("w")  # until this process ends: the steps of two VMs ask at once
+fcntl.flock(alone, fcntl.LOCK_EX)
 words = [w for w in sys.argv[1:] if w not in ("-n", "spdk-k8s", "--overwrite")]
 flags, words = [w for w in words if w.startswith("--")], [w for w in words if not w.startswith("--")]
 words = [w for i, w in enumerate(words) if w != "10s"]

@@ -106,7 +106,7 @@ def pod(tmp_path: Path) -> Pod:
 def test_a_blank_disk_gets_marker_playlist_and_sums_then_nginx_starts(pod: Pod) -> None:
     *_, address, nginx = pod.serves().splitlines()
     assert address == "10.12.90.141:8082 rtmp:1937"
-    assert nginx == f"nginx -c {pod.root / 'tmp' / 'nginx.conf'}"
+    assert nginx == f"nginx -e /dev/null -c {pod.root / 'tmp' / 'nginx.conf'}"
     marker = json.loads(pod.marker.read_text())
     assert (marker["ordinal"], marker["playlist"]) == (2, "mp4-3")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", marker["created"])
