@@ -24,6 +24,7 @@ from selenium.webdriver.common.keys import Keys
 from components import images
 from tests.e2e.browser import WALL, chromium
 from tests.engine.test_images import BUILDS, build
+from tests.engine.test_video_page import until
 
 pytestmark = pytest.mark.engine
 
@@ -150,18 +151,11 @@ def seen(browser: Chrome) -> dict[str, Any]:
     return found
 
 
-def until(seconds: float, condition: Callable[[], object]) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.1)
-
-
 def test_figures_limits_roles_and_events_are_shown(prometheus: Prometheus, wall: Callable[..., Chrome]) -> None:
     prometheus.of(3)
     prometheus.series.append(("disk_agent_disk_limit", {"disk": "vhost.1", "limit": "iops"}, 5000))
     browser = wall()
-    until(10, lambda: [t["iops"] for t in seen(browser)["tiles"]] == [150, 150, 150])
+    until(10, "the figures", lambda: [t["iops"] for t in seen(browser)["tiles"]] == [150, 150, 150])
     text = browser.execute_script("return [...document.querySelectorAll('article')].map((t) => t.innerText)")
     assert "≤ 5000 IOPS" in text[1]
     assert "≤" not in text[0]
@@ -179,40 +173,40 @@ def test_figures_limits_roles_and_events_are_shown(prometheus: Prometheus, wall:
 def test_what_is_not_well_comes_first_and_goes(prometheus: Prometheus, wall: Callable[..., Chrome]) -> None:
     prometheus.of(2)
     browser = wall()
-    until(10, lambda: len(seen(browser)["tiles"]) == 2)
+    until(10, "two tiles", lambda: len(seen(browser)["tiles"]) == 2)
     prometheus.alerts = [("the vhost target of worker1 does not answer", "2026-01-01T10:00:00Z")]
     prometheus.series.remove(("disk_agent_disk_state", {"disk": "vhost.1", "state": "plugged"}, 1))
     prometheus.series.append(("disk_agent_disk_state", {"disk": "vhost.1", "state": "missing"}, 1))
-    until(5, lambda: seen(browser)["wrong"])
+    until(5, "what is not well", lambda: seen(browser)["wrong"])
     assert seen(browser)["wrong"][0].startswith("the vhost target of worker1 does not answer, since ")
     wrong = "return [...document.querySelectorAll('article.wrong')].map((tile) => tile.dataset.pod)"
     assert browser.execute_script(wrong) == ["app-vs-p2-1"]
     prometheus.alerts = []
-    until(5, lambda: not seen(browser)["wrong"])
+    until(5, "all to be well", lambda: not seen(browser)["wrong"])
     prometheus.down = True
-    until(5, lambda: seen(browser)["wrong"])
+    until(5, "what is not well", lambda: seen(browser)["wrong"])
     assert seen(browser)["wrong"][0].startswith("Prometheus has not answered since ")
     prometheus.down = False
-    until(5, lambda: not seen(browser)["wrong"])
+    until(5, "all to be well", lambda: not seen(browser)["wrong"])
 
 
 def test_128_instances_stay_smooth(prometheus: Prometheus, wall: Callable[..., Chrome]) -> None:
     prometheus.of(128)
     browser = wall()
-    until(20, lambda: len(seen(browser)["tiles"]) == 128)
+    until(20, "128 tiles", lambda: len(seen(browser)["tiles"]) == 128)
     pods = [tile["pod"] for tile in seen(browser)["tiles"]]
     assert pods == [f"app-vs-p2-{i}" for i in range(128)]
     drawn = "return [...document.querySelectorAll('article')].filter((t) => t.querySelector('canvas')).length"
     assert 0 < browser.execute_script(drawn) < 40, "only what is in view is drawn"
     browser.execute_script("document.querySelector('article:last-child').scrollIntoView()")
     last = "return document.querySelector('article:last-child canvas') !== null"
-    until(5, lambda: browser.execute_script(last))
+    until(5, "the last tile's lines", lambda: browser.execute_script(last))
 
 
 def test_a_narrow_window_the_keyboard_and_less_motion(prometheus: Prometheus, wall: Callable[..., Chrome]) -> None:
     prometheus.of(2)
     browser = wall("--window-size=500,900", "--force-prefers-reduced-motion")
-    until(10, lambda: len(seen(browser)["tiles"]) == 2)
+    until(10, "two tiles", lambda: len(seen(browser)["tiles"]) == 2)
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off"
     assert browser.execute_script("return [...document.querySelectorAll('video')].every((v) => v.controls && v.paused)")
     reached = set[str]()

@@ -120,7 +120,7 @@ const draw = (tile) => {
   }
 };
 
-const push = (tile, time, values, redraw = true) => {
+const push = (tile, time, values) => {
   tile.times.push(time);
   if (tile.times.length > KEPT) tile.times.shift();
   tile.figures.forEach((figure, i) => {
@@ -129,7 +129,7 @@ const push = (tile, time, values, redraw = true) => {
     if (figure.points.length > KEPT) figure.points.shift();
     figure.value.textContent = short(Number.isFinite(value) ? value : undefined, figure.unit);
   });
-  if (redraw && shown.has(tile)) draw(tile);
+  if (shown.has(tile)) draw(tile);
 };
 
 // --- a look ----------------------------------------------------------------------------------------------------------
